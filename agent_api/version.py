@@ -1,0 +1,6 @@
+"""The version of this build."""
+
+from importlib.metadata import version
+from typing import Final
+
+VERSION: Final = version("abide")

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Every test, in one pytest run so that its summary is the last word. The long set-up (cluster binaries, images) starts
+# first and in the background, so that the fast tests run while it works.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+say() { printf '%s  %s\n' "$(date -u +%H:%M:%SZ)" "$*"; }
+
+say "building the cluster's binaries (5-10 minutes the first time, cached afterwards)"
+log=$(mktemp)
+.venv/bin/python -m tests.cluster binaries >"$log" 2>&1 &
+binaries=$!
+say "fast tests meanwhile"
+.venv/bin/pytest -q tests/unit
+if ! wait "$binaries"; then
+  cat "$log" >&2
+  exit 1
+fi
+cat "$log"
+rm -f "$log"
+
+say "the cluster, images and an agent that answers: make up"
+.venv/bin/python tools/up.py up
+status=0
+say "all tests"
+.venv/bin/pytest tests --junitxml=build/junit.xml --durations=25 || status=$?
+say "taking the cluster down"
+.venv/bin/python tools/up.py down || status=$?
+exit "$status"
