@@ -3,6 +3,7 @@
 # first and in the background, so that the fast tests run while it works.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+mkdir -p build
 say() { printf '%s  %s\n' "$(date -u +%H:%M:%SZ)" "$*"; }
 
 say "building the cluster's binaries (5-10 minutes the first time, cached afterwards)"
@@ -20,9 +21,12 @@ rm -f "$log"
 
 say "the cluster, images and an agent that answers: make up"
 .venv/bin/python tools/up.py up
+say "all tests, then the cluster is taken down"
 status=0
-say "all tests"
-.venv/bin/pytest tests --junitxml=build/junit.xml --durations=25 || status=$?
-say "taking the cluster down"
-.venv/bin/python tools/up.py down || status=$?
+.venv/bin/pytest tests --durations=25 >build/pytest.log 2>&1 &
+pytest=$!
+tail --pid=$pytest -n +1 -f build/pytest.log | grep -vE '^=+ .* in [0-9.]+s.*=+$' || true
+wait $pytest || status=$?
+.venv/bin/python tools/up.py down >build/down.log 2>&1 || { status=$?; cat build/down.log; }
+tail -n 1 build/pytest.log # pytest's own summary is the last word
 exit "$status"

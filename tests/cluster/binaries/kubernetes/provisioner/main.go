@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 )
 
@@ -93,9 +92,8 @@ func run() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	ctx = klog.NewContext(ctx, klog.Background())
 	controller.NewProvisionController(
-		klog.Background(), client, *name, directories{root: *root}, controller.LeaderElection(false),
+		ctx, client, *name, directories{root: *root}, controller.LeaderElection(false),
 	).Run(ctx)
 	return nil
 }
