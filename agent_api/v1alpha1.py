@@ -4,30 +4,91 @@ The CRD (`make generate`), the operator, the runtime and `abide dev` all use the
 they work. Python names are snake_case, wire names camelCase. Durations are integers with their unit in the name.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema
 
 from agent_api.labels import NAME_MAX_LENGTH
+from agent_api.rules import Matches, Rule, cel_rules, check_rules
 
-DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
-CONFIG_KEY = r"^[-._a-zA-Z0-9]+$"
+DNS_LABEL = Matches(
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+    "use lower case letters, digits and '-', with a letter or digit at both ends, for example shop-support",
+)
+DNS_SUBDOMAIN = Matches(
+    r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+    "use lower case letters, digits, '-' and '.', with a letter or digit at both ends, for example llm-keys",
+)
+CONFIG_KEY = Matches(r"^[-._a-zA-Z0-9]+$", "use letters, digits, '-', '_' and '.' only, for example api-key")
+CPU_QUANTITY = Matches(r"^[0-9]+(\.[0-9]+)?m?$", "write cores or thousandths of a core, for example 1, 0.5 or 250m")
+MEMORY_QUANTITY = Matches(
+    r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$", "write bytes, or a number with a unit, for example 256Mi or 1Gi"
+)
+QUANTITY_MAX_LENGTH: Final = 32
+
+_UNITS: Final[Mapping[str, Decimal]] = {
+    "m": Decimal("0.001"),
+    "k": Decimal(1000),
+    "M": Decimal(1000**2),
+    "G": Decimal(1000**3),
+    "T": Decimal(1000**4),
+    "Ki": Decimal(1024),
+    "Mi": Decimal(1024**2),
+    "Gi": Decimal(1024**3),
+    "Ti": Decimal(1024**4),
+}
+
+
+def quantity(text: str) -> Decimal:
+    """Return a Kubernetes quantity (`250m`, `256Mi`) as a number of cores or bytes."""
+    number = text.rstrip("mkMGTi")
+    unit = text[len(number) :]
+    return Decimal(number) * _UNITS[unit] if unit else Decimal(number)
 
 
 class Model(BaseModel):
-    """Base of all resource models: camelCase on the wire, unknown fields refused."""
+    """Base of all resource models: camelCase on the wire, unknown fields refused, rules checked."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """Laws over several fields; the CRD has them as CEL, this class as Python, with one message."""
+
+    @model_validator(mode="after")
+    def _keep_rules(self) -> Self:
+        check_rules(self, self.rules)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Add the rules as CEL to the model's own definition."""
+        json_schema = handler(schema)
+        if validations := cel_rules(cls.rules):
+            handler.resolve_ref_schema(json_schema)["x-kubernetes-validations"] = validations
+        return json_schema
 
 
 class KeyRef(Model):
     """A key of a Secret or ConfigMap in the Agent's own namespace."""
 
-    name: str = Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN, description="Name of the object.")
-    key: str = Field(min_length=1, max_length=253, pattern=CONFIG_KEY, description="Key in its data.")
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})
+
+    name: Annotated[str, DNS_SUBDOMAIN] = Field(min_length=1, max_length=253, description="Name of the object.")
+    key: Annotated[str, CONFIG_KEY] = Field(min_length=1, max_length=253, description="Key in its data.")
 
 
 class PromptSource(Model):
@@ -53,13 +114,42 @@ class ScriptedReply(Model):
     error: int | None = Field(default=None, ge=400, le=599, description="HTTP status to fail with.")
     delay_seconds: float = Field(default=0, ge=0, le=3600, description="Wait before answering, in seconds.")
 
-    @model_validator(mode="after")
-    def _has_one_outcome(self) -> Self:
-        if self.error is not None and (self.content is not None or self.tool_calls):
-            raise ValueError("a reply is either an error or content and toolCalls; remove one of them")
-        if self.error is None and self.content is None and not self.tool_calls and self.delay_seconds == 0:
-            raise ValueError("an empty reply; set content, toolCalls, error or delaySeconds")
-        return self
+    rules = (
+        Rule(
+            field="error",
+            cel=None,
+            holds=lambda reply: reply.error is None or (reply.content is None and not reply.tool_calls),
+            message="a reply is either an error, or content and toolCalls: remove one of them",
+        ),
+        Rule(
+            field="",
+            cel=None,
+            holds=lambda reply: (
+                reply.error is not None
+                or reply.content is not None
+                or bool(reply.tool_calls)
+                or reply.delay_seconds > 0
+            ),
+            message="an empty reply: set content, toolCalls, error or delaySeconds",
+        ),
+    )
+
+
+def _reply_form(value: object) -> str | None:
+    """Return the tag of a scripted reply's form, so that an error speaks of the form that was written."""
+    if isinstance(value, str):
+        return "<text>"
+    return "<object>" if isinstance(value, Mapping | ScriptedReply) else None
+
+
+Reply = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[ScriptedReply, Tag("<object>")],
+    Discriminator(
+        _reply_form,
+        custom_error_type="reply_form",
+        custom_error_message="write a text, or an object with content, toolCalls, error or delaySeconds",
+    ),
+]
 
 
 class ModelParameters(Model):
@@ -68,7 +158,7 @@ class ModelParameters(Model):
     delay_seconds: float = Field(
         default=0, ge=0, le=3600, description="echo: wait this long before replying, in seconds."
     )
-    replies: list[str | ScriptedReply] = Field(
+    replies: list[Reply] = Field(
         default_factory=list,
         max_length=1000,
         description=(
@@ -103,6 +193,24 @@ class ModelSpec(Model):
         default=30, ge=1, le=3600, description="Longest wait for the first token of one attempt, in seconds."
     )
     parameters: ModelParameters = Field(default_factory=ModelParameters, description="Parameters of the model.")
+
+    rules = (
+        Rule(
+            field="parameters.replies",
+            # dyn: entries of replies are a text or an object, a type CEL cannot have, so the field is hidden from it.
+            cel="self.provider != 'scripted' "
+            "|| (has(dyn(self.parameters).replies) && size(dyn(self.parameters).replies) > 0)",
+            holds=lambda model: model.provider != "scripted" or bool(model.parameters.replies),
+            message="provider scripted needs at least one reply, for example: parameters: {replies: [Hello]}",
+        ),
+        Rule(
+            field="parameters.replies",
+            cel="self.provider == 'scripted' "
+            "|| !has(dyn(self.parameters).replies) || size(dyn(self.parameters).replies) == 0",
+            holds=lambda model: model.provider == "scripted" or not model.parameters.replies,
+            message="only provider scripted gives replies: write provider: scripted, or remove the replies",
+        ),
+    )
 
     @property
     def display(self) -> str:
@@ -161,9 +269,26 @@ class State(Model):
 class ResourceList(Model):
     """Amounts of compute resources, as Kubernetes quantities."""
 
-    cpu: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)?m?$", description="CPU, for example 250m or 1.")
-    memory: str | None = Field(
-        default=None, pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$", description="Memory, for example 256Mi."
+    cpu: Annotated[str, CPU_QUANTITY] | None = Field(
+        default=None, max_length=QUANTITY_MAX_LENGTH, description="CPU, for example 250m or 1."
+    )
+    memory: Annotated[str, MEMORY_QUANTITY] | None = Field(
+        default=None, max_length=QUANTITY_MAX_LENGTH, description="Memory, for example 256Mi."
+    )
+
+
+def _requests_within_limits(resource: str) -> Rule:
+    def holds(resources: "Resources") -> bool:
+        request, limit = getattr(resources.requests, resource), getattr(resources.limits, resource)
+        return request is None or limit is None or quantity(request) <= quantity(limit)
+
+    return Rule(
+        field=f"requests.{resource}",
+        cel=f"!has(self.requests) || !has(self.requests.{resource}) || !has(self.limits) "
+        f"|| !has(self.limits.{resource}) "
+        f"|| quantity(self.requests.{resource}).compareTo(quantity(self.limits.{resource})) <= 0",
+        holds=holds,
+        message=f"a request may not exceed its limit: lower requests.{resource} or raise limits.{resource}",
     )
 
 
@@ -177,6 +302,8 @@ class Resources(Model):
         default_factory=lambda: ResourceList(memory="256Mi"), description="What the pod may use at most."
     )
 
+    rules = (_requests_within_limits("cpu"), _requests_within_limits("memory"))
+
 
 class Runtime(Model):
     """The pod the agent runs in."""
@@ -185,6 +312,11 @@ class Runtime(Model):
         default="", max_length=512, description="Runtime image. Default: the one that matches the operator."
     )
     resources: Resources = Field(default_factory=Resources, description="Compute resources of the container.")
+
+
+def _effective_name_cel(entry: str) -> str:
+    """Return `ModelSpec.effective_name` as CEL."""
+    return f"(has({entry}.name) ? {entry}.name : has({entry}.model) ? {entry}.model : {entry}.provider)"
 
 
 class AgentSpec(Model):
@@ -209,26 +341,39 @@ class AgentSpec(Model):
     suspend: bool = Field(default=False, description="Stop the pods, keep the state; false resumes where it was.")
     runtime: Runtime = Field(default_factory=Runtime, description="The pod the agent runs in.")
 
-    @model_validator(mode="after")
-    def _check_unions(self) -> Self:
-        if (self.system_prompt is None) == (self.system_prompt_from is None):
-            raise ValueError("set exactly one of systemPrompt and systemPromptFrom")
-        names = [model.effective_name for model in self.models]
-        if len(set(names)) != len(names):
-            raise ValueError("models: every entry needs a unique name; set models[].name")
-        for index, model in enumerate(self.models):
-            if model.provider == "scripted" and not model.parameters.replies:
-                raise ValueError(f"models[{index}].parameters.replies: provider scripted needs at least one reply")
-        return self
+    rules = (
+        Rule(
+            field="",
+            cel="has(self.systemPrompt) || has(self.systemPromptFrom)",
+            holds=lambda spec: spec.system_prompt is not None or spec.system_prompt_from is not None,
+            message="a system prompt is missing: write systemPrompt, or systemPromptFrom.configMapKeyRef",
+        ),
+        Rule(
+            field="systemPromptFrom",
+            cel="!(has(self.systemPrompt) && has(self.systemPromptFrom))",
+            holds=lambda spec: spec.system_prompt is None or spec.system_prompt_from is None,
+            message="two system prompts: keep exactly one of systemPrompt and systemPromptFrom",
+        ),
+        Rule(
+            field="models",
+            cel="self.models.all(a, self.models.exists_one(b, "
+            f"{_effective_name_cel('a')} == {_effective_name_cel('b')}))",
+            holds=lambda spec: len({model.effective_name for model in spec.models}) == len(spec.models),
+            message="two models have the same name: give each a name of its own in models[].name "
+            "(without one, an entry is called like its model, or else like its provider)",
+        ),
+    )
 
 
-class Metadata(BaseModel):
+class Metadata(Model):
     """The part of Kubernetes object metadata that Abide reads; the rest is ignored."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+    model_config = ConfigDict(extra="ignore")
 
-    name: str = Field(min_length=1, max_length=NAME_MAX_LENGTH, pattern=DNS_LABEL)
-    namespace: str = Field(default="default", min_length=1, max_length=63, pattern=DNS_LABEL)
+    name: Annotated[str, DNS_SUBDOMAIN] = Field(min_length=1, max_length=253, description="Name of the agent.")
+    namespace: Annotated[str, DNS_LABEL] = Field(
+        default="default", min_length=1, max_length=63, description="Namespace of the agent."
+    )
     uid: str | None = None
     generation: int = 0
     resource_version: str | None = None
@@ -236,6 +381,24 @@ class Metadata(BaseModel):
     annotations: dict[str, str] = Field(default_factory=dict)
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
+
+    # Python's half looks at the metadata; the CEL half speaks from the object's root, since the API server takes no
+    # rules below metadata.
+    rules = (
+        Rule(
+            field="name",
+            cel="!self.metadata.name.contains('.')",
+            holds=lambda metadata: "." not in metadata.name,
+            message="an agent's name may not contain '.': write '-' instead, for example shop-support",
+        ),
+        Rule(
+            field="name",
+            cel=f"size(self.metadata.name) <= {NAME_MAX_LENGTH}",
+            holds=lambda metadata: len(metadata.name) <= NAME_MAX_LENGTH,
+            message=f"an agent's name has at most {NAME_MAX_LENGTH} characters, since other names are made from it: "
+            "shorten it",
+        ),
+    )
 
 
 class Condition(Model):
@@ -281,7 +444,12 @@ class HealthCheck(Model):
 class Health(Model):
     """The runtime's own checks, as last read."""
 
-    checks: list[HealthCheck] = Field(default_factory=list, max_length=32, description="One entry per check.")
+    checks: list[HealthCheck] = Field(
+        default_factory=list,
+        max_length=32,
+        description="One entry per check.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
 
 
 class LastError(Model):
@@ -296,7 +464,12 @@ class AgentStatus(Model):
     """What is true now."""
 
     observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that was processed.")
-    conditions: list[Condition] = Field(default_factory=list, max_length=16, description="See docs/reasons.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        max_length=16,
+        description="What is true of the agent; each reason has a page in docs/reasons.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
     desired_replicas: int = Field(default=0, ge=0, description="Pods that should run.")
     ready_replicas: int = Field(default=0, ge=0, description="Pods that are ready.")
     selector: str = Field(default="", description="Label selector of the pods, for the scale subresource.")
@@ -310,10 +483,8 @@ class AgentStatus(Model):
     observed_at: datetime | None = Field(default=None, description="When counters and checks were last seen.")
 
 
-class Agent(BaseModel):
-    """A durable AI agent."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+class Agent(Model):
+    """A durable AI agent: a conversation partner that forgets no acknowledged message and answers none twice."""
 
     api_version: Literal["abide.dev/v1alpha1"] = "abide.dev/v1alpha1"
     kind: Literal["Agent"] = "Agent"

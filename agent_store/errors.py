@@ -32,3 +32,7 @@ class IdempotencyMismatch(StoreError):  # noqa: N818
 
 class LeaseLost(StoreError):  # noqa: N818
     """This process no longer holds its lease, or the turn was taken over; the write was refused (fencing)."""
+
+
+class SessionGone(StoreError):  # noqa: N818
+    """The session does not exist (any more); nothing was stored."""

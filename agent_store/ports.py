@@ -248,9 +248,21 @@ class TurnStore(Protocol):
         """Claim the session's oldest queued turn if no turn is active there; None otherwise."""
         ...
 
-    async def claim_orphans(self, agent_id: UUID, owner: Owner, *, limit: int) -> list[Claim]:
+    async def claim_orphans(
+        self, agent_id: UUID, owner: Owner, *, limit: int, known: Sequence[UUID] = ()
+    ) -> list[Claim]:
         """Take over running turns whose owner is gone or has a newer epoch (raising token and attempts), then start
         queued turns of sessions in which nothing is active. At most `limit`; those being claimed elsewhere are skipped.
+
+        Running turns that `owner` itself holds and that are not in `known` come back too, with token and attempts as
+        they are: their claim was committed but its answer (of accept, start_next or this method) never arrived.
+        """
+        ...
+
+    async def cancel_queued(self, agent_id: UUID, turn_id: UUID, user: str) -> TurnRecord | None:
+        """Cancel the turn if it is still queued, and return it as it then stands.
+
+        A turn that runs or has its outcome is returned unchanged; None if it does not exist or belongs to another user.
         """
         ...
 

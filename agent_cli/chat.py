@@ -1,0 +1,134 @@
+"""`abide chat` and `abide sessions`: from how an agent is reached to a conversation with it."""
+
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Final, NoReturn
+
+from agent_api.wire import SESSION_PATTERN, USER_PATTERN, SessionPage, TurnStatus
+from agent_cli.client import PATIENCE, AgentClient, AgentRef
+from agent_cli.conversation import Chat, Screen, clean, new_key, outcome_note
+from agent_cli.errors import FAILED, UsageError
+from agent_cli.kubectl import Cluster, find_kubectl
+from agent_cli.streamed import Output
+from agent_cli.targets import ClusterTarget, UrlTarget
+
+SESSIONS_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How the user names an agent: by a cluster, or by an address with `url`."""
+
+    name: str
+    namespace: str | None = None
+    context: str | None = None
+    kubeconfig: str | None = None
+    url: str | None = None
+    key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """One conversation. `message` None: read messages from the terminal, or line by line from a pipe."""
+
+    message: str | None
+    session: str
+    user: str
+    timeout: float
+
+
+def run_chat(reach: Reach, options: ChatOptions, environ: Mapping[str, str]) -> None:
+    """Chat, and exit with 1 if a message had no reply. Raises CliError, UsageError."""
+    check_name("--session", options.session, SESSION_PATTERN)
+    check_name("--user", options.user, USER_PATTERN)
+    screen = Screen(interactive=options.message is None and sys.stdin.isatty())
+    with _connected(reach, options.user, screen, environ) as client:
+        if options.message is None:
+            replied = Chat(screen, [client], session=options.session, timeout=options.timeout).run()
+        else:
+            replied = send_one(screen, client, options)
+    if not replied:
+        sys.exit(FAILED)
+
+
+def send_one(screen: Screen, client: AgentClient, options: ChatOptions) -> bool:
+    """Send the message and print its reply, whole; return whether the turn was answered."""
+    if not options.message:
+        raise UsageError("The message is empty; write what the agent should read.")
+
+    def ignore(_: Output) -> None:
+        """Print nothing before the reply is final: what a pipe got cannot be taken back."""
+
+    response = client.send(options.session, options.message, key=new_key(), timeout=options.timeout, sink=ignore)
+    if response.reply is not None:
+        screen.write(clean(response.reply.content) + "\n")
+    note = outcome_note(response.turn)
+    if note:
+        screen.note(note)
+    return response.turn.status not in (TurnStatus.FAILED, TurnStatus.CANCELLED)
+
+
+def run_sessions(reach: Reach, user: str, environ: Mapping[str, str]) -> None:
+    """Print the user's sessions. Raises CliError, UsageError."""
+    check_name("--user", user, USER_PATTERN)
+    screen = Screen()
+    with _connected(reach, user, screen, environ) as client:
+        page = client.sessions(limit=SESSIONS_MAX, timeout=PATIENCE)
+    if not page.items:
+        screen.note(f"user {user!r} has no sessions with agent {client.agent}")
+        return
+    screen.write("\n".join(session_lines(page)) + "\n")
+    if page.next_cursor:
+        screen.note(f"there are more; these are the {len(page.items)} latest")
+
+
+def session_lines(page: SessionPage) -> list[str]:
+    """Return a table of sessions: name, messages, last use and creation in UTC."""
+    rows = [("SESSION", "MESSAGES", "LAST USED", "CREATED")]
+    rows += [
+        (
+            item.name,
+            str(item.messages),
+            f"{item.last_active_at:%Y-%m-%d %H:%M:%SZ}",
+            f"{item.created_at:%Y-%m-%d %H:%M:%SZ}",
+        )
+        for item in page.items
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def check_name(option: str, value: str, pattern: str) -> None:
+    """Raise UsageError unless the name can stand in a path or header."""
+    if not re.fullmatch(pattern, value):
+        raise UsageError(f"{option} {value!r}: write 1 to 128 characters of A-Z a-z 0-9 . _ : @ -")
+
+
+@contextmanager
+def _connected(reach: Reach, user: str, screen: Screen, environ: Mapping[str, str]) -> Iterator[AgentClient]:
+    """Find the agent; end kubectl on the way out, also when SIGTERM or SIGHUP ends this process."""
+    if reach.url is not None:
+        if not reach.url.startswith(("http://", "https://")):
+            raise UsageError(f"--url {reach.url}: write http://host:port or https://host")
+        agent = AgentRef(reach.namespace or "default", reach.name)
+        with AgentClient(UrlTarget(reach.url, agent, key=reach.key), agent, user=user, note=screen.note) as client:
+            yield client
+        return
+    cluster = Cluster(find_kubectl(environ), reach.namespace, reach.context, reach.kubeconfig)
+    target = ClusterTarget(cluster, reach.name, note=screen.note)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _exit)
+    try:
+        with AgentClient(target, target.find(), user=user, note=screen.note) as client:
+            yield client
+    finally:
+        target.drop()
+
+
+def _exit(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)

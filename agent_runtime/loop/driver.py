@@ -1,0 +1,265 @@
+"""Performs what the turn machine asks for: model calls, tool calls, pauses, and the turn's deadline.
+
+It neither reads nor writes the store; the engine gives it the conversation and commits the outcome. Once tools with
+side effects exist, their steps are journaled here: `started` committed before the call, `finished` before anything
+depends on it.
+"""
+
+import asyncio
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+from agent_runtime.clock import Clock
+from agent_runtime.llm.port import (
+    ChatMessage,
+    FailureKind,
+    Model,
+    ModelEnd,
+    ModelError,
+    ModelRequest,
+    TextDelta,
+    ToolCall,
+)
+from agent_runtime.loop.machine import (
+    Broke,
+    CallModel,
+    CallTools,
+    CancelRequested,
+    DeadlinePassed,
+    Effect,
+    Finish,
+    LoopEvent,
+    ModelAnswered,
+    ModelFailed,
+    Pause,
+    PauseElapsed,
+    Plan,
+    Started,
+    ToolReturned,
+    TriedTooOften,
+    TurnState,
+    advance,
+)
+from agent_runtime.loop.stream import TurnStream
+from agent_runtime.tools.port import Tools
+from agent_store.ports import NewMessage, Outcome
+
+MOST_REPLY_CHARS: Final = 1_000_000
+"""A reply longer than this is a model that does not stop."""
+TOOLS_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """What became of one model call: `failure` is None if it succeeded."""
+
+    model: str
+    seconds: float
+    failure: FailureKind | None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """Who is told what happened: every model call, and defects with their traceback."""
+
+    model_called: Callable[[ModelCall], None]
+    broke: Callable[[BaseException, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnWork:
+    """All a turn's run needs to know. `history` is what the model saw before, oldest first."""
+
+    content: str
+    history: Sequence[ChatMessage]
+    system: str
+    history_limit: int
+    steps_before: int
+    turn_seconds: float
+    plan: Plan
+
+
+class TurnDriver:
+    """Runs turns of one agent; holds no state between them."""
+
+    def __init__(self, models: Sequence[Model], tools: Tools, clock: Clock, observer: Observer) -> None:
+        self._models = models
+        self._tools = tools
+        self._clock = clock
+        self._observer = observer
+
+    async def run(self, work: TurnWork, stream: TurnStream) -> Outcome:
+        """Return the turn's outcome; every failure is one.
+
+        If cancelled: the model or tool call under way ends, nothing is committed, CancelledError passes through.
+        """
+        run = _Run(self._models, self._tools, self._clock, self._observer, work, stream)
+        try:
+            async with asyncio.timeout(work.turn_seconds) as deadline:
+                return await run.to_end(Started())
+        except Exception as error:  # a defect must cost one turn, not the session
+            if isinstance(error, TimeoutError) and deadline.expired():
+                return await run.to_end(DeadlinePassed(work.turn_seconds))
+            self._observer.broke(error, traceback.format_exc())
+            return await run.to_end(Broke())
+
+
+def cancelled_outcome(plan: Plan) -> Outcome:
+    """Return the outcome of a turn whose user cancelled it while it ran."""
+    return _outcome_of(plan, CancelRequested())
+
+
+def abandoned_outcome(plan: Plan, attempts: int) -> Outcome:
+    """Return the outcome of a turn that ended its process again and again."""
+    return _outcome_of(plan, TriedTooOften(attempts))
+
+
+def _outcome_of(plan: Plan, event: LoopEvent) -> Outcome:
+    _, (effect,) = advance(TurnState(plan), event)
+    assert isinstance(effect, Finish)  # noqa: S101 - the machine answers these events with an outcome in every phase
+    return effect.outcome
+
+
+class _Run:
+    """One turn being driven."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        tools: Tools,
+        clock: Clock,
+        observer: Observer,
+        work: TurnWork,
+        stream: TurnStream,
+    ) -> None:
+        self._models = models
+        self._tools = tools
+        self._clock = clock
+        self._observer = observer
+        self._work = work
+        self._stream = stream
+        self._state = TurnState(work.plan)
+
+    async def to_end(self, event: LoopEvent) -> Outcome:
+        """Feed the machine until it finishes."""
+        effects = self._feed(event)
+        while True:
+            (effect,) = effects  # the machine asks for one thing at a time
+            if isinstance(effect, Finish):
+                self._say_what_stands(effect.outcome)
+                return effect.outcome
+            effects = await self._perform(effect)
+
+    def _feed(self, event: LoopEvent) -> Sequence[Effect]:
+        self._state, effects = advance(self._state, event)
+        return effects
+
+    async def _perform(self, effect: Effect) -> Sequence[Effect]:
+        match effect:
+            case CallModel():
+                return self._feed(await self._call_model(effect))
+            case Pause(call=call, seconds=seconds):
+                await self._clock.sleep(seconds)
+                return self._feed(PauseElapsed(call))
+            case CallTools(calls=calls):
+                return await self._call_tools(calls)
+        raise AssertionError(f"not an effect to perform: {effect}")
+
+    def _say_what_stands(self, outcome: Outcome) -> None:
+        """Make the deltas of the last attempt say what the reply says, also if it is the fallback text."""
+        reply = outcome.messages[-1].content if outcome.messages and outcome.messages[-1].role == "assistant" else ""
+        if reply and "".join(self._stream.deltas) != reply:
+            self._stream.restart()
+            self._stream.add(reply)
+
+    async def _call_model(self, effect: CallModel) -> LoopEvent:
+        model = self._models[effect.model]
+        self._stream.restart()
+        request = ModelRequest(
+            system=self._work.system,
+            messages=trim_messages(self._work, self._state.lines),
+            step=self._work.steps_before + effect.step,
+            tools=self._tools.specs(),
+        )
+        started = self._clock.monotonic()
+        event = await self._stream_model(model, request, effect.call)
+        seconds = self._clock.monotonic() - started
+        failed = event if isinstance(event, ModelFailed) else None
+        self._observer.model_called(
+            ModelCall(model.display, seconds, failed.kind if failed else None, failed.message if failed else "")
+        )
+        return event
+
+    async def _stream_model(self, model: Model, request: ModelRequest, call: int) -> ModelAnswered | ModelFailed:
+        parts: list[str] = []
+        length = 0
+        try:
+            async with asyncio.timeout(model.timeout) as patience, aclosing(model.stream(request)) as items:
+                async for item in items:
+                    patience.reschedule(None)  # timeoutSeconds runs to the first token
+                    if isinstance(item, ModelEnd):
+                        return ModelAnswered(
+                            call, "".join(parts), item.tool_calls, item.input_tokens, item.output_tokens
+                        )
+                    parts.append(item.text)
+                    length += len(item.text)
+                    if length > MOST_REPLY_CHARS:
+                        message = f"did not stop after {MOST_REPLY_CHARS} characters"
+                        return ModelFailed(call, FailureKind.REFUSED, message)
+                    self._tell(item)
+        except TimeoutError:
+            words = f"gave no token within {model.timeout:g} s" if patience.expired() else "did not answer in time"
+            return ModelFailed(call, FailureKind.TIMEOUT, words)
+        except ModelError as error:
+            return ModelFailed(call, error.kind, error.message, error.retryable)
+        except Exception as error:  # an adapter's defect must not keep the next model from answering
+            self._observer.broke(error, traceback.format_exc())
+            return ModelFailed(call, FailureKind.BROKEN, "could not be called because of an internal error")
+        return ModelFailed(call, FailureKind.BROKEN, "ended its answer early", retryable=True)
+
+    def _tell(self, delta: TextDelta) -> None:
+        if delta.text:
+            self._stream.add(delta.text)
+
+    async def _call_tools(self, calls: Sequence[ToolCall]) -> Sequence[Effect]:
+        gate = asyncio.Semaphore(TOOLS_AT_ONCE)
+
+        async def call_one(call: ToolCall) -> ToolReturned:
+            async with gate:
+                return ToolReturned(call.id, (await self._tools.call(call)).content)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call_one(call), name=f"tool-{call.id}") for call in calls]
+        effects: Sequence[Effect] = ()
+        for task in tasks:
+            effects = self._feed(task.result())
+        return effects
+
+
+def trim_messages(work: TurnWork, lines: Iterable[NewMessage]) -> tuple[ChatMessage, ...]:
+    """Return what the model sees: the newest `history_limit` messages, this turn's user message always among them.
+
+    A tool result whose call was cut away is cut too, since providers refuse results without calls.
+    """
+    asked = ChatMessage("user", work.content)
+    own = [chat_message(line) for line in lines]
+    room = work.history_limit - 1
+    if len(own) >= room:
+        return (asked, *_without_loose_results(own[len(own) - room :] if room else []))
+    before = list(work.history)[-(room - len(own)) :]
+    return (*_without_loose_results(before), asked, *own)
+
+
+def _without_loose_results(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+    first = next((index for index, message in enumerate(messages) if message.role != "tool"), len(messages))
+    return messages[first:]
+
+
+def chat_message(line: NewMessage) -> ChatMessage:
+    """Return a line of the turn as the model sees it."""
+    calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in line.tool_calls)
+    return ChatMessage(line.role, line.content, calls, line.tool_call_id)

@@ -1,0 +1,100 @@
+"""Snapshots of sessions: saved every few messages, on eviction and at shutdown; read and written by users."""
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+from uuid import UUID
+
+from agent_runtime import state
+from agent_runtime.clock import Clock
+from agent_runtime.errors import InvalidState
+from agent_runtime.sessions import CachedSession, SessionCache
+from agent_runtime.telemetry.agent import AgentTelemetry
+from agent_runtime.telemetry.logs import get_logger
+from agent_store.errors import StoreError
+from agent_store.ports import SessionStore
+
+_LOG = get_logger("saver")
+SAVES_AT_ONCE: Final = 4
+"""The pool has few connections and turns need them too."""
+
+
+class StateSaver:
+    """Saves the sessions of one agent. A save that fails is owed and tried again."""
+
+    def __init__(
+        self, agent_id: UUID, store: SessionStore, clock: Clock, cache: SessionCache, telemetry: AgentTelemetry
+    ) -> None:
+        self._agent_id = agent_id
+        self._store = store
+        self._clock = clock
+        self._cache = cache
+        self._telemetry = telemetry
+        self._saving: set[UUID] = set()
+
+    async def save_due(self, session_id: UUID) -> None:
+        """Save the session if its automatic save is due."""
+        session = self._cache.find(session_id)
+        if session is not None and session.save_due:
+            await self._save(session, "messages")
+
+    async def save_owed(self) -> None:
+        """Try again what could not be saved when it was due; stops at the first failure."""
+        for session in self._cache.due():
+            if not await self._save(session, "messages"):
+                return
+
+    async def evict_surplus(self) -> None:
+        """Let idle and surplus sessions leave memory, saved first; nothing is lost if that fails."""
+        for session in self._cache.surplus(self._clock.monotonic()):
+            if session.unsaved_turns and not await self._save(session, "eviction"):
+                return
+            if not session.unsaved_turns:
+                self._cache.forget(session.session_id)
+
+    async def save_all(self, *, timeout: float) -> None:
+        """Save every session with unsaved turns, for at most `timeout` seconds."""
+        unsaved = list(self._cache.unsaved())
+        gate = asyncio.Semaphore(SAVES_AT_ONCE)
+
+        async def save(session: CachedSession) -> bool:
+            async with gate:
+                return await self._save(session, "shutdown")
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*map(save, unsaved))
+        left = sum(1 for _ in self._cache.unsaved())
+        _LOG.info("states_saved", saved=len(unsaved) - left, left=left)
+
+    async def _save(self, session: CachedSession, trigger: str) -> bool:
+        """Save one session; False if it could not be."""
+        if session.session_id in self._saving:
+            return True
+        self._saving.add(session.session_id)
+        started = self._clock.monotonic()
+        turns, owed = session.unsaved_turns, session.save_due
+        session.save_due = False  # a turn that ends meanwhile may set it again
+        try:
+            stored = await self._store.load_state(self._agent_id, session.session_id)
+            before = state.decode(stored.document) if stored is not None else state.SessionDocument()
+            document = state.SessionDocument(
+                turn_seq=session.turn_seq,
+                accepted_messages=session.accepted_messages,
+                variables=before.variables,
+                summary=before.summary,
+            )
+            await self._store.save_state(self._agent_id, session.session_id, state.encode(document))
+        except InvalidState as error:
+            # Written by a newer version: theirs to keep.
+            self._telemetry.error("InvalidState", str(error), session=session.session_id)
+        except StoreError as error:
+            session.save_due = session.save_due or owed
+            _LOG.warning("state_not_saved", session=str(session.session_id), error=type(error).__name__)
+            return False
+        else:
+            self._telemetry.state_saved(self._clock.monotonic() - started, trigger=trigger)
+        finally:
+            self._saving.discard(session.session_id)
+        session.unsaved_turns -= turns
+        return True

@@ -1,0 +1,108 @@
+"""What is kept in memory of sessions: the messages the model needs next, nothing else.
+
+A cached session is valid for exactly the next turn (`turn_seq` one higher than the last it saw); anything else, such as
+a turn another process ran, has it rebuilt from the stored messages. Losing an entry never loses anything but one read.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from agent_runtime.llm.port import ChatMessage
+
+
+@dataclass(slots=True)
+class CachedSession:
+    """One session. `unsaved_turns` counts turns since the last snapshot."""
+
+    session_id: UUID
+    turn_seq: int
+    accepted_messages: int
+    messages: tuple[ChatMessage, ...]
+    chars: int
+    used_at: float
+    unsaved_turns: int = 0
+    save_due: bool = False
+
+
+class SessionCache:
+    """The sessions of one agent, bounded in number and in characters; the least recently used go first."""
+
+    def __init__(self, *, history_limit: int, most_sessions: int, most_chars: int, idle_seconds: float) -> None:
+        self._history_limit = history_limit
+        self._most_sessions = most_sessions
+        self._most_chars = most_chars
+        self._idle_seconds = idle_seconds
+        self._sessions: OrderedDict[UUID, CachedSession] = OrderedDict()
+        self._chars = 0
+
+    def __len__(self) -> int:
+        """Return how many sessions are in memory."""
+        return len(self._sessions)
+
+    @property
+    def chars(self) -> int:
+        """Return how many characters of messages are in memory."""
+        return self._chars
+
+    def messages_before(self, session_id: UUID, turn_seq: int) -> tuple[ChatMessage, ...] | None:
+        """Return the history before that turn, or None if it must be read from the store."""
+        if turn_seq == 1:
+            return ()
+        session = self._sessions.get(session_id)
+        if session is None or session.turn_seq != turn_seq - 1:
+            return None
+        return session.messages
+
+    def put(
+        self,
+        session_id: UUID,
+        *,
+        turn_seq: int,
+        accepted_messages: int,
+        messages: Sequence[ChatMessage],
+        now: float,
+    ) -> CachedSession:
+        """Remember a session after a turn, and return it. `messages` is its whole known history, oldest first."""
+        kept = tuple(messages[-self._history_limit :])
+        chars = sum(len(message.content) for message in kept)
+        session = self._sessions.get(session_id)
+        if session is None:
+            session = self._sessions[session_id] = CachedSession(session_id, 0, 0, (), 0, now)
+        self._chars += chars - session.chars
+        session.turn_seq, session.accepted_messages = turn_seq, accepted_messages
+        session.messages, session.chars, session.used_at = kept, chars, now
+        session.unsaved_turns += 1
+        self._sessions.move_to_end(session_id)
+        return session
+
+    def find(self, session_id: UUID) -> CachedSession | None:
+        """Return the session if it is in memory."""
+        return self._sessions.get(session_id)
+
+    def forget(self, session_id: UUID) -> None:
+        """Drop a session that was deleted, with everything unsaved."""
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            self._chars -= session.chars
+
+    def surplus(self, now: float) -> list[CachedSession]:
+        """Return the sessions that should leave memory: idle too long, or too many. They stay until forgotten."""
+        chars, count, found = self._chars, len(self._sessions), []
+        for session in self._sessions.values():
+            idle = now - session.used_at >= self._idle_seconds
+            if not idle and count <= self._most_sessions and chars <= self._most_chars:
+                break
+            found.append(session)
+            chars -= session.chars
+            count -= 1
+        return found
+
+    def unsaved(self) -> Iterator[CachedSession]:
+        """Yield the sessions with turns since their last snapshot."""
+        return (session for session in list(self._sessions.values()) if session.unsaved_turns)
+
+    def due(self) -> list[CachedSession]:
+        """Return the sessions whose automatic save failed and is owed."""
+        return [session for session in self._sessions.values() if session.save_due]

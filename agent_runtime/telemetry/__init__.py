@@ -1,0 +1,1 @@
+"""What the runtime tells people: logs, Prometheus metrics, rows in Postgres; all of it without secrets."""

@@ -1,0 +1,1 @@
+"""Tools: the port and the adapters behind it."""

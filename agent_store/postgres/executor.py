@@ -1,0 +1,92 @@
+"""Run single statements on pooled connections: deadlines, failpoints, one retry, translation of errors."""
+
+
+from typing import Any, Final
+
+import asyncpg
+
+from agent_store.failpoints import Failpoints
+from agent_store.postgres.errors import LOST, TRANSIENT, TRANSLATED, describe_address, translate
+from agent_store.postgres.pool import Connection, Pool, PoolStatistics
+from agent_store.postgres.queries import load_queries
+from agent_store.settings import StoreSettings
+
+Rows = list[Any]
+_TRIES: Final = 3
+
+
+class Executor:
+    """The connections of one store. A statement is a transaction of its own."""
+
+    def __init__(self, url: str, settings: StoreSettings, failpoints: Failpoints) -> None:
+        self._url = url
+        self._settings = settings
+        self._failpoints = failpoints if failpoints.active else None
+        self._queries = load_queries()
+        self.address: Final = describe_address(url)
+        self._pool = Pool(self._connect, settings.max_connections, settings.idle_seconds)
+
+    def statistics(self) -> PoolStatistics:
+        """Return how many connections are open and idle."""
+        return self._pool.statistics()
+
+    async def run(self, name: str, *arguments: object, point: str, repeatable: bool = True) -> Rows:
+        """Run the statement `name`; return its rows.
+
+        `point` names its failpoints, as `<method>.<n>`. A `repeatable` statement is run once more if a connection that
+        was used before turns out to be broken, which is how a restart of Postgres shows; others only if surely not sent.
+        Raises StoreUnavailable; asyncpg.UniqueViolationError passes through, for the caller to explain.
+        """
+        if self._failpoints is not None:
+            await self._failpoints.hit(f"store.{point}.before")
+        rows = await self._try(name, arguments, repeatable)
+        if self._failpoints is not None:
+            await self._failpoints.hit(f"store.{point}.after")
+        return rows
+
+    async def _try(self, name: str, arguments: tuple[object, ...], repeatable: bool) -> Rows:
+        sent = False
+        for left in reversed(range(_TRIES)):
+            try:
+                connection, is_reused = await self._pool.acquire(self._settings.acquire_timeout)
+            except TRANSLATED as error:
+                raise translate(error, self.address, sent=sent) from error
+            usable = False
+            try:
+                rows: Rows = await connection.fetch(
+                    self._queries[name], *arguments, timeout=self._settings.command_timeout
+                )
+                usable = True
+            except (asyncpg.UniqueViolationError, ValueError):
+                # ValueError: an argument that asyncpg cannot encode, so a mistake here and nothing about Postgres.
+                usable = True
+                raise
+            except TRANSLATED as error:
+                if left and isinstance(error, TRANSIENT):
+                    usable = True
+                    continue
+                if left and is_reused and repeatable and isinstance(error, LOST):
+                    sent = True
+                    continue
+                # A server that answers with an error of its own has undone the statement.
+                usable = isinstance(error, asyncpg.PostgresError) and not isinstance(error, LOST)
+                raise translate(error, self.address, sent=sent or not usable) from error
+            finally:
+                self._pool.release(connection, usable=usable)
+            return rows
+        raise AssertionError("the last try returns or raises")
+
+    async def _connect(self) -> Connection:
+        return await asyncpg.connect(
+            self._url,
+            timeout=self._settings.connect_timeout,
+            statement_cache_size=100 if self._settings.statement_cache else 0,
+            max_cached_statement_lifetime=0,
+            server_settings={"application_name": self._settings.application_name},
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections within one `command_timeout`."""
+        await self._pool.aclose(self._settings.command_timeout)
+
+

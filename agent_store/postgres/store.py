@@ -1,0 +1,35 @@
+"""PostgresStore: the store's port on Postgres."""
+
+import asyncio
+
+from agent_store.failpoints import NO_FAILPOINTS, Failpoints
+from agent_store.postgres.executor import Executor
+from agent_store.postgres.leases import PostgresLeases
+from agent_store.postgres.pool import PoolStatistics
+from agent_store.postgres.sessions import PostgresSessions
+from agent_store.postgres.telemetry import PostgresTelemetry
+from agent_store.postgres.turns import PostgresTurns
+from agent_store.settings import StoreSettings
+
+_DEFAULTS = StoreSettings()
+
+
+class PostgresStore(PostgresLeases, PostgresTurns, PostgresSessions, PostgresTelemetry):
+    """Implements agent_store.ports.Store; made without touching the network, it connects with the first call.
+
+    Belongs to one event loop and to one process: it remembers which claims it gave out.
+    """
+
+    def __init__(
+        self, url: str, settings: StoreSettings = _DEFAULTS, *, failpoints: Failpoints = NO_FAILPOINTS
+    ) -> None:
+        super().__init__(Executor(url, settings, failpoints))
+        self._sweeping = asyncio.Lock()
+
+    def statistics(self) -> PoolStatistics:
+        """Return how many connections are open and idle."""
+        return self._db.statistics()
+
+    async def aclose(self) -> None:
+        """See agent_store.ports.Store.aclose."""
+        await self._db.aclose()

@@ -1,0 +1,25 @@
+-- name: check
+SELECT pg_is_in_recovery() AS in_recovery,
+    current_setting('transaction_read_only') = 'on' AS read_only,
+    (SELECT max(version_num) FROM abide.schema_version) AS version
+
+-- name: register
+WITH agent AS (
+    INSERT INTO abide.agents AS a (id, namespace, name) VALUES ($1, $2, $3)
+    ON CONFLICT (id) DO UPDATE SET namespace = excluded.namespace, name = excluded.name
+    WHERE (a.namespace, a.name) IS DISTINCT FROM (excluded.namespace, excluded.name)
+)
+INSERT INTO abide.runtime_instances AS r (agent_id, instance, epoch, expires_at)
+VALUES ($1, $4, nextval('abide.epochs'), clock_timestamp() + $5 * interval '1 second')
+ON CONFLICT (agent_id, instance) DO UPDATE
+SET epoch = excluded.epoch, started_at = excluded.started_at, expires_at = excluded.expires_at
+RETURNING epoch
+
+-- name: renew
+UPDATE abide.runtime_instances SET expires_at = clock_timestamp() + $4 * interval '1 second'
+WHERE agent_id = $1 AND instance = $2 AND epoch = $3 AND expires_at > '-infinity'
+RETURNING epoch
+
+-- The row stays, so that a late write of this epoch is still told from one of a newer epoch.
+-- name: release
+UPDATE abide.runtime_instances SET expires_at = '-infinity' WHERE agent_id = $1 AND instance = $2 AND epoch = $3

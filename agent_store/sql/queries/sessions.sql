@@ -1,0 +1,41 @@
+-- name: list_messages
+SELECT m.seq, m.turn_id, m.turn_index, m.role, m.content, m.created_at, m.tool_calls, m.tool_call_id, m.key_id
+FROM abide.sessions s JOIN abide.messages m ON m.agent_id = s.agent_id AND m.session_id = s.id
+WHERE s.agent_id = $1 AND s.user_id = $2 AND s.name = $3 AND m.seq > $4
+ORDER BY m.seq
+LIMIT $5
+
+-- name: list_sessions
+SELECT id, name, user_id, created_at, last_active_at, next_turn_seq - 1 AS accepted_messages
+FROM abide.sessions
+WHERE agent_id = $1 AND user_id = $2 AND ($3::timestamptz IS NULL OR (last_active_at, id) < ($3, $4::uuid))
+ORDER BY last_active_at DESC, id DESC
+LIMIT $5
+
+-- name: find_session
+SELECT id, name, user_id, created_at, last_active_at, next_turn_seq - 1 AS accepted_messages
+FROM abide.sessions
+WHERE agent_id = $1 AND user_id = $2 AND name = $3
+
+-- name: delete_session
+DELETE FROM abide.sessions WHERE agent_id = $1 AND user_id = $2 AND name = $3 RETURNING id
+
+-- The lock on the session keeps a concurrent deletion from leaving the snapshot behind.
+-- name: save_state
+WITH session AS (
+    SELECT agent_id, id FROM abide.sessions WHERE agent_id = $1 AND id = $2 FOR KEY SHARE
+)
+INSERT INTO abide.agent_states AS a (agent_id, session_id, version, document, key_id)
+SELECT agent_id, id, 1, $3, $4 FROM session
+ON CONFLICT (agent_id, session_id) DO UPDATE
+SET version = a.version + 1, document = excluded.document, key_id = excluded.key_id, updated_at = now()
+RETURNING version, updated_at
+
+-- name: load_state
+SELECT version, document, key_id, updated_at FROM abide.agent_states WHERE agent_id = $1 AND session_id = $2
+
+-- name: delete_state
+DELETE FROM abide.agent_states WHERE agent_id = $1 AND session_id = $2 RETURNING version
+
+-- name: count_sessions
+SELECT count(*) AS sessions FROM abide.sessions WHERE agent_id = $1

@@ -1,0 +1,336 @@
+-- The whole schema as it stands after all migrations; a test keeps the two equal.
+-- Everything is schema-qualified, and agent_id comes first in every key: row-level security and partitioning by agent can be
+-- added without a rewrite. Content that users wrote is bytea with the id of the key that encrypted it (null: plain UTF-8).
+
+CREATE SCHEMA IF NOT EXISTS abide;
+
+-- Agents -------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE abide.agents (
+    id uuid NOT NULL,
+    namespace text NOT NULL,
+    name text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT agents_pkey PRIMARY KEY (id)
+);
+-- Not unique: an agent made again under its old name is another agent.
+CREATE INDEX agents_by_name ON abide.agents (namespace, name);
+
+-- Epochs never repeat, not even after old instances were removed.
+CREATE SEQUENCE abide.epochs AS bigint;
+
+CREATE TABLE abide.runtime_instances (
+    agent_id uuid NOT NULL,
+    instance text NOT NULL,
+    epoch bigint NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT runtime_instances_pkey PRIMARY KEY (agent_id, instance)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE abide.runtime_instances IS 'Process leases: who is alive. Renewed every few seconds; times are the database''s.';
+
+CREATE TABLE abide.agent_heartbeats (
+    agent_id uuid NOT NULL,
+    pod text NOT NULL,
+    at timestamptz NOT NULL,
+    details jsonb NOT NULL DEFAULT '{}',
+    CONSTRAINT agent_heartbeats_pkey PRIMARY KEY (agent_id, pod)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE abide.agent_heartbeats IS 'The current heartbeat of every pod.';
+
+-- Sessions and turns -------------------------------------------------------------------------------------------------
+
+CREATE TABLE abide.sessions (
+    agent_id uuid NOT NULL,
+    id uuid NOT NULL,
+    active_turn uuid,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    last_active_at timestamptz NOT NULL DEFAULT now(),
+    token integer NOT NULL,
+    next_turn_seq integer NOT NULL,
+    next_seq integer NOT NULL,
+    queued integer NOT NULL,
+    steps integer NOT NULL,
+    user_id text NOT NULL,
+    name text NOT NULL,
+    CONSTRAINT sessions_pkey PRIMARY KEY (agent_id, id),
+    CONSTRAINT sessions_name_key UNIQUE (agent_id, user_id, name)
+    -- Room on the page keeps the two updates of every turn off the indexes (heap-only); no index may use a column they change.
+) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
+COMMENT ON COLUMN abide.sessions.active_turn IS 'The one turn that runs. Whoever changes it holds this row''s lock, so that the row alone decides.';
+COMMENT ON COLUMN abide.sessions.token IS 'Rises with every start and takeover of a turn; writes with an older one are refused (fencing).';
+COMMENT ON COLUMN abide.sessions.queued IS 'Turns that wait behind the active one.';
+COMMENT ON COLUMN abide.sessions.steps IS 'Model steps of all finished turns.';
+-- For the sweep that starts turns whose session was freed by a process that died before starting the next.
+CREATE INDEX sessions_waiting ON abide.sessions (agent_id, id) WHERE queued > 0;
+
+CREATE TABLE abide.turns (
+    agent_id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    id uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
+    finished_at timestamptz,
+    turn_seq integer NOT NULL,
+    attempts integer NOT NULL,
+    token integer NOT NULL,
+    first_seq integer,
+    reply_seq integer,
+    steps integer NOT NULL DEFAULT 0,
+    input_tokens integer NOT NULL DEFAULT 0,
+    output_tokens integer NOT NULL DEFAULT 0,
+    status text NOT NULL,
+    model text,
+    revision text NOT NULL,
+    idempotency_key text,
+    request_hash bytea,
+    pending_content bytea,
+    error_type text,
+    error_message text,
+    key_id text,
+    CONSTRAINT turns_pkey PRIMARY KEY (agent_id, id),
+    CONSTRAINT turns_turn_seq_key UNIQUE (agent_id, session_id, turn_seq),
+    CONSTRAINT turns_status_check
+        CHECK (status IN ('queued', 'running', 'waiting', 'completed', 'fallback', 'failed', 'cancelled'))
+    -- status is in no index, so that completing a turn stays off the indexes too; who runs is in active_turns.
+) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05);
+COMMENT ON COLUMN abide.turns.attempts IS 'How often the turn was started.';
+COMMENT ON COLUMN abide.turns.token IS 'The session''s token when the turn was last started: names the claim that completed it.';
+COMMENT ON COLUMN abide.turns.first_seq IS 'seq of its user message, given when it starts.';
+COMMENT ON COLUMN abide.turns.reply_seq IS 'seq of its last assistant message.';
+COMMENT ON COLUMN abide.turns.pending_content IS 'The user message while the turn is queued; moves to messages when it starts.';
+CREATE UNIQUE INDEX turns_idempotency_key ON abide.turns (agent_id, session_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX turns_queued ON abide.turns (agent_id, session_id, turn_seq) WHERE pending_content IS NOT NULL;
+
+CREATE TABLE abide.active_turns (
+    agent_id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    turn_id uuid NOT NULL,
+    epoch bigint NOT NULL,
+    instance text NOT NULL,
+    CONSTRAINT active_turns_pkey PRIMARY KEY (agent_id, session_id)
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+COMMENT ON TABLE abide.active_turns IS 'Which process runs which turn: one row per active session, for finding the turns of dead processes.';
+
+CREATE TABLE abide.messages (
+    agent_id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    turn_id uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    seq integer NOT NULL,
+    turn_seq integer NOT NULL,
+    turn_index smallint NOT NULL,
+    role text NOT NULL,
+    content bytea NOT NULL,
+    tool_calls bytea,
+    tool_call_id text,
+    key_id text,
+    CONSTRAINT messages_pkey PRIMARY KEY (agent_id, session_id, seq),
+    CONSTRAINT messages_role_check CHECK (role IN ('user', 'assistant', 'tool'))
+);
+
+CREATE TABLE abide.steps (
+    agent_id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    turn_id uuid NOT NULL,
+    step_index integer NOT NULL,
+    token integer NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz,
+    kind text NOT NULL,
+    name text NOT NULL,
+    status text NOT NULL,
+    idempotency_key text,
+    request bytea,
+    result bytea,
+    key_id text,
+    CONSTRAINT steps_pkey PRIMARY KEY (agent_id, session_id, turn_id, step_index),
+    CONSTRAINT steps_kind_check CHECK (kind IN ('model', 'tool')),
+    CONSTRAINT steps_status_check CHECK (status IN ('started', 'finished', 'failed'))
+);
+COMMENT ON TABLE abide.steps IS 'Journal of the steps inside a turn that must not run twice.';
+
+CREATE TABLE abide.agent_states (
+    agent_id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    version integer NOT NULL,
+    document bytea NOT NULL,
+    key_id text,
+    CONSTRAINT agent_states_pkey PRIMARY KEY (agent_id, session_id)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE abide.agent_states IS 'The newest snapshot of each session; version counts the saves.';
+
+-- What belongs to a session goes with it. A trigger instead of foreign keys: those would lock the session row once more
+-- for every message. Its statements see what was committed until the session's row was locked, so nothing stays behind.
+CREATE FUNCTION abide.delete_session_rows() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM abide.active_turns a USING gone g WHERE a.agent_id = g.agent_id AND a.session_id = g.id;
+    DELETE FROM abide.messages m USING gone g WHERE m.agent_id = g.agent_id AND m.session_id = g.id;
+    DELETE FROM abide.steps s USING gone g WHERE s.agent_id = g.agent_id AND s.session_id = g.id;
+    DELETE FROM abide.turns t USING gone g WHERE t.agent_id = g.agent_id AND t.session_id = g.id;
+    DELETE FROM abide.agent_states d USING gone g WHERE d.agent_id = g.agent_id AND d.session_id = g.id;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER sessions_delete_rows AFTER DELETE ON abide.sessions
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION abide.delete_session_rows();
+
+-- Time series, partitioned by week -----------------------------------------------------------------------------------
+
+CREATE TABLE abide.agent_metrics (
+    agent_id uuid NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    value double precision NOT NULL,
+    metric_type text NOT NULL,
+    metadata jsonb NOT NULL DEFAULT '{}'
+) PARTITION BY RANGE (recorded_at);
+CREATE INDEX agent_metrics_by_time ON abide.agent_metrics (agent_id, metric_type, recorded_at);
+CREATE TABLE abide.agent_metrics_default PARTITION OF abide.agent_metrics DEFAULT;
+
+CREATE TABLE abide.agent_errors (
+    agent_id uuid NOT NULL,
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    occurred_at timestamptz NOT NULL DEFAULT now(),
+    error_type text NOT NULL,
+    message text NOT NULL,
+    stack_trace text NOT NULL DEFAULT '',
+    context jsonb NOT NULL DEFAULT '{}',
+    key_id text,
+    CONSTRAINT agent_errors_pkey PRIMARY KEY (agent_id, occurred_at, id)
+) PARTITION BY RANGE (occurred_at);
+CREATE TABLE abide.agent_errors_default PARTITION OF abide.agent_errors DEFAULT;
+
+CREATE TABLE abide.system_events (
+    agent_id uuid,
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    occurred_at timestamptz NOT NULL DEFAULT now(),
+    event_type text NOT NULL,
+    message text NOT NULL,
+    details jsonb NOT NULL DEFAULT '{}'
+) PARTITION BY RANGE (occurred_at);
+CREATE INDEX system_events_by_time ON abide.system_events (agent_id, occurred_at);
+CREATE TABLE abide.system_events_default PARTITION OF abide.system_events DEFAULT;
+
+CREATE VIEW abide.time_series AS
+    SELECT * FROM (VALUES ('agent_metrics', 'recorded_at'), ('agent_errors', 'occurred_at'), ('system_events', 'occurred_at'))
+        AS series (table_name, time_column);
+COMMENT ON VIEW abide.time_series IS 'The tables partitioned by time, and the column they are partitioned by.';
+
+-- Makes the partitions of this week and the next ones. Rows that came before their partition wait in the default one and
+-- are moved. Does nothing while another session does it.
+CREATE FUNCTION abide.ensure_partitions(weeks_ahead integer DEFAULT 4) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    series record;
+    lower_bound timestamptz;
+    partition text;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('abide.partitions', 0)) THEN
+        RETURN;
+    END IF;
+    FOR series IN SELECT * FROM abide.time_series LOOP
+        FOR week IN 0..weeks_ahead LOOP
+            lower_bound := (date_trunc('week', now() AT TIME ZONE 'UTC') + week * interval '1 week') AT TIME ZONE 'UTC';
+            partition := series.table_name || to_char(lower_bound AT TIME ZONE 'UTC', '"_"YYYYMMDD');
+            CONTINUE WHEN to_regclass(format('abide.%I', partition)) IS NOT NULL;
+            EXECUTE format('CREATE TABLE abide.%I (LIKE abide.%I INCLUDING ALL)', partition, series.table_name);
+            EXECUTE format('LOCK TABLE abide.%I IN ACCESS EXCLUSIVE MODE', series.table_name || '_default');
+            EXECUTE format(
+                'WITH moved AS (DELETE FROM abide.%I WHERE %I >= %L AND %I < %L RETURNING *) INSERT INTO abide.%I SELECT * FROM moved',
+                series.table_name || '_default', series.time_column, lower_bound,
+                series.time_column, lower_bound + interval '7 days', partition);
+            EXECUTE format(
+                'ALTER TABLE abide.%I ATTACH PARTITION abide.%I FOR VALUES FROM (%L) TO (%L)',
+                series.table_name, partition, lower_bound, lower_bound + interval '7 days');
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+-- Drops the partitions that hold only rows older than `keep`; returns how many.
+CREATE FUNCTION abide.drop_old_partitions(keep interval DEFAULT interval '30 days') RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    series record;
+    partition text;
+    dropped integer := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('abide.partitions', 0)) THEN
+        RETURN 0;
+    END IF;
+    FOR series IN SELECT * FROM abide.time_series LOOP
+        FOR partition IN
+            SELECT c.relname
+            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+            WHERE i.inhparent = format('abide.%I', series.table_name)::regclass
+              AND c.relname ~ ('^' || series.table_name || '_[0-9]{8}$')
+              AND to_date(right(c.relname, 8), 'YYYYMMDD') + 7 <= ((now() - keep) AT TIME ZONE 'UTC')::date
+        LOOP
+            EXECUTE format('DROP TABLE abide.%I', partition);
+            dropped := dropped + 1;
+        END LOOP;
+        EXECUTE format('DELETE FROM abide.%I WHERE %I < $1', series.table_name || '_default', series.time_column) USING now() - keep;
+    END LOOP;
+    RETURN dropped;
+END
+$$;
+
+-- For custom code ----------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION abide.record_metric(agent uuid, type text, value double precision, metadata jsonb DEFAULT '{}')
+RETURNS void LANGUAGE sql AS $$
+    INSERT INTO abide.agent_metrics (agent_id, metric_type, value, metadata) VALUES (agent, type, value, metadata)
+$$;
+
+CREATE FUNCTION abide.record_error(agent uuid, type text, message text, trace text DEFAULT '', context jsonb DEFAULT '{}')
+RETURNS void LANGUAGE sql AS $$
+    INSERT INTO abide.agent_errors (agent_id, error_type, message, stack_trace, context) VALUES (agent, type, message, trace, context)
+$$;
+
+-- Finds an agent by `namespace/name` (the newest one of that name) or by its id.
+CREATE FUNCTION abide.find_agent(agent text) RETURNS uuid LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found_id uuid;
+BEGIN
+    SELECT a.id INTO found_id FROM abide.agents a
+    WHERE a.id::text = agent OR (a.namespace = split_part(agent, '/', 1) AND a.name = split_part(agent, '/', 2))
+    ORDER BY a.created_at DESC LIMIT 1;
+    IF found_id IS NULL THEN
+        RAISE EXCEPTION 'there is no agent %', quote_literal(agent)
+            USING HINT = 'Write namespace/name, or the id from abide.agents.';
+    END IF;
+    RETURN found_id;
+END
+$$;
+
+CREATE FUNCTION abide.record_metric(agent text, type text, value double precision, metadata jsonb DEFAULT '{}')
+RETURNS void LANGUAGE sql AS $$
+    SELECT abide.record_metric(abide.find_agent(agent), type, value, metadata)
+$$;
+
+CREATE FUNCTION abide.record_error(agent text, type text, message text, trace text DEFAULT '', context jsonb DEFAULT '{}')
+RETURNS void LANGUAGE sql AS $$
+    SELECT abide.record_error(abide.find_agent(agent), type, message, trace, context)
+$$;
+
+-- For people and dashboards; names and columns are stable --------------------------------------------------------------
+
+CREATE VIEW abide.active_agents WITH (security_invoker = true) AS
+    SELECT a.id AS agent_id, a.namespace, a.name, count(*) AS pods, max(h.at) AS last_heartbeat_at
+    FROM abide.agents a JOIN abide.agent_heartbeats h ON h.agent_id = a.id
+    WHERE h.at > now() - interval '30 seconds'
+    GROUP BY a.id;
+COMMENT ON VIEW abide.active_agents IS 'Agents with a pod whose heartbeat is at most 30 seconds old.';
+
+CREATE VIEW abide.messages_per_agent WITH (security_invoker = true) AS
+    SELECT a.id AS agent_id, a.namespace, a.name, count(s.id) AS sessions,
+        coalesce(sum(s.next_seq - 1), 0) AS messages, coalesce(sum(s.next_turn_seq - 1), 0) AS user_messages
+    FROM abide.agents a LEFT JOIN abide.sessions s ON s.agent_id = a.id
+    GROUP BY a.id;
+COMMENT ON VIEW abide.messages_per_agent IS 'Sessions, lines of history and accepted user messages of every agent.';
+
+CREATE VIEW abide.recent_errors WITH (security_invoker = true) AS
+    SELECT e.agent_id, a.namespace, a.name, e.error_type, e.message, e.stack_trace, e.context, e.occurred_at
+    FROM abide.agent_errors e LEFT JOIN abide.agents a ON a.id = e.agent_id
+    WHERE e.occurred_at > now() - interval '24 hours'
+    ORDER BY e.occurred_at DESC;
+COMMENT ON VIEW abide.recent_errors IS 'Errors of the last 24 hours, newest first.';

@@ -1,0 +1,1 @@
+"""The core: observe → plan → apply → report, and what keeps it going (cache, queue, sweeps)."""

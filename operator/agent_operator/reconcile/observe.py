@@ -1,0 +1,192 @@
+"""Reading what a reconcile needs: the Agent, what it refers to, what exists under its names, its pods and their words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from agent_api import labels
+from agent_api.conditions import Reason
+from agent_api.problems import explain
+from agent_api.v1alpha1 import Agent
+from agent_operator.kube.port import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    REPLICA_SET,
+    SECRET,
+    Cluster,
+    Kind,
+    Object,
+)
+from agent_operator.reconcile.cache import AgentKey, CachedObject, ClusterCache, is_applied
+from agent_operator.reconcile.plan import Children, Found, find_old_revisions
+from agent_operator.reconcile.references import Reference, Referent, References
+from agent_operator.resources.children import Child, Desired
+from agent_operator.status.causes import classify_refusal
+from agent_operator.status.observed import ACCEPTED, Facts, ProbeResult, Refusal, Verdict
+from agent_operator.status.pods import PodView, parse_time
+
+SHOWN_PROBLEMS: Final = 3
+
+
+class Health(Protocol):
+    """What runtimes say about themselves when asked."""
+
+    async def ask(self, key: AgentKey, pods: Sequence[PodView], *, now: datetime) -> Mapping[str, ProbeResult]:
+        """Return, by pod uid, the newest answer of each pod that has one, waiting only shortly for fresh ones."""
+        ...
+
+    def forget(self, key: AgentKey) -> None:
+        """Drop everything known about an agent's pods."""
+        ...
+
+
+class FactsSource(Protocol):
+    """What Postgres knows about agents."""
+
+    def facts(self, agent_id: UUID) -> Facts:
+        """Return what was last read; never waits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpecView:
+    """An Agent's spec as far as it can be read: `agent` is None where it is invalid.
+
+    `replicas` is how many pods should run, None where even that cannot be told.
+    """
+
+    agent: Agent | None
+    verdict: Verdict
+    suspended: bool
+    replicas: int | None
+
+
+def parse_agent(body: Object) -> SpecView:
+    """Validate a live Agent again: an older CRD, or rules CEL cannot express, may have let something through."""
+    content = {key: body[key] for key in ("apiVersion", "kind", "metadata", "spec") if key in body}
+    spec: dict[str, Any] = body.get("spec") or {}
+    suspended = spec.get("suspend") is True
+    try:
+        agent = Agent.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(str(problem) for problem in explain(error)[:SHOWN_PROBLEMS])
+        replicas = spec.get("replicas", 1)
+        known = replicas if isinstance(replicas, int) and replicas >= 0 else None
+        return SpecView(None, Verdict(Reason.INVALID_SPEC, f"{problems}."), suspended, 0 if suspended else known)
+    return SpecView(agent, ACCEPTED, suspended, 0 if suspended else agent.spec.replicas)
+
+
+def find_references(agent: Agent) -> dict[Reference, frozenset[str]]:
+    """Return what the agent refers to, and which keys it needs there."""
+    namespace = agent.metadata.namespace
+    wanted: dict[Reference, set[str]] = {}
+    for model in agent.spec.models:
+        if ref := model.api_key_secret_ref:
+            wanted.setdefault(Reference(SECRET, namespace, ref.name), set()).add(ref.key)
+    if source := agent.spec.system_prompt_from:
+        ref = source.config_map_key_ref
+        wanted.setdefault(Reference(CONFIG_MAP, namespace, ref.name), set()).add(ref.key)
+    return {reference: frozenset(keys) for reference, keys in wanted.items()}
+
+
+def judge_references(agent: Agent, found: Mapping[Reference, Referent]) -> Verdict:
+    """Return whether everything the agent refers to exists; else the first field that leads nowhere."""
+    namespace = agent.metadata.namespace
+    for index, model in enumerate(agent.spec.models):
+        if ref := model.api_key_secret_ref:
+            referent = found[Reference(SECRET, namespace, ref.name)]
+            if missing := _describe_missing(SECRET, namespace, ref.name, ref.key, referent):
+                return Verdict(Reason.SECRET_MISSING, f"spec.models[{index}].apiKeySecretRef: {missing}")
+    if source := agent.spec.system_prompt_from:
+        ref = source.config_map_key_ref
+        referent = found[Reference(CONFIG_MAP, namespace, ref.name)]
+        field = "spec.systemPromptFrom.configMapKeyRef"
+        if missing := _describe_missing(CONFIG_MAP, namespace, ref.name, ref.key, referent):
+            return Verdict(Reason.CONFIG_MAP_MISSING, f"{field}: {missing}")
+        if not referent.values.get(ref.key, "").strip():
+            empty = f'key "{ref.key}" of ConfigMap {namespace}/{ref.name} is empty; write the system prompt there.'
+            return Verdict(Reason.INVALID_SPEC, f"{field}: {empty}")
+    return ACCEPTED
+
+
+def _describe_missing(kind: Kind, namespace: str, name: str, key: str, referent: Referent) -> str:
+    if not referent.exists:
+        return f"{kind.name} {namespace}/{name} does not exist."
+    return "" if key in referent.keys else f'{kind.name} {namespace}/{name} has no key "{key}".'
+
+
+def resolve_prompt(agent: Agent, found: Mapping[Reference, Referent]) -> str:
+    """Return the system prompt, wherever it is written; the agent must have been judged valid."""
+    if source := agent.spec.system_prompt_from:
+        ref = source.config_map_key_ref
+        return found[Reference(CONFIG_MAP, agent.metadata.namespace, ref.name)].values[ref.key]
+    return agent.spec.system_prompt or ""
+
+
+async def resolve_references(
+    references: References, key: AgentKey, agent: Agent
+) -> tuple[Verdict, Mapping[Reference, Referent]]:
+    """Read what the agent refers to. Raises what `Cluster.get` raises."""
+    found = await references.resolve(key, find_references(agent))
+    return judge_references(agent, found), found
+
+
+async def observe_children(cluster: Cluster, cache: ClusterCache, key: AgentKey, desired: Desired) -> Children:
+    """Return what exists under each name the agent needs.
+
+    What the cache does not hold is looked up: it may be somebody else's, without our label.
+    """
+    return {
+        (child.kind, child.name): await _find_child(cluster, cache.child(key, child.kind, child.name), key, child)
+        for child in desired.children
+    }
+
+
+async def _find_child(cluster: Cluster, cached: CachedObject | None, key: AgentKey, child: Child) -> Found | None:
+    if cached is not None:
+        return Found(cached.body(), cached.applied)
+    body = await cluster.get_metadata(child.kind, key.namespace, child.name)
+    return None if body is None else Found(body, is_applied(body["metadata"]), complete=False)
+
+
+def observe_deployment(cache: ClusterCache, key: AgentKey) -> Found | None:
+    """Return the agent's Deployment as last seen."""
+    cached = cache.child(key, DEPLOYMENT, labels.child_name(key.name))
+    return None if cached is None else Found(cached.body(), cached.applied)
+
+
+def observe_refusal(deployment: Found | None) -> Refusal | None:
+    """Return why the Deployment cannot create pods, if it says so."""
+    conditions = deployment.body.get("status", {}).get("conditions", ()) if deployment is not None else ()
+    for condition in conditions:
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            message = condition.get("message", "")
+            return Refusal(classify_refusal(message), message, parse_time(condition.get("lastTransitionTime")))
+    return None
+
+
+async def observe_old_revisions(
+    cluster: Cluster, cache: ClusterCache, key: AgentKey, uid: str, revision: str
+) -> tuple[list[Object], frozenset[str]]:
+    """Return ConfigMaps of old revisions that are too many, and the names of those that something refers to.
+
+    ReplicaSets are only listed when there are too many: a rollback needs the ConfigMap of each.
+    """
+    config_maps = [cached.body() for cached in cache.children(key, CONFIG_MAP)]
+    old = find_old_revisions(labels.revision_name(key.name, revision), config_maps, uid)
+    if not old:
+        return [], frozenset()
+    in_use = {labels.revision_name(key.name, pod.revision) for pod in cache.pods(key)}
+    selector = f"{labels.LABEL_AGENT}={key.name}"
+    async for page in cluster.list_pages(REPLICA_SET, namespace=key.namespace, selector=selector):
+        in_use.update(name for body in page for name in _mounted_config_maps(body))
+    return old, frozenset(in_use)
+
+
+def _mounted_config_maps(replica_set: Object) -> list[str]:
+    volumes = replica_set["spec"]["template"]["spec"].get("volumes") or ()
+    return [volume["configMap"]["name"] for volume in volumes if "configMap" in volume]

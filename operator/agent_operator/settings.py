@@ -1,0 +1,87 @@
+"""The operator's settings, read from the environment once, by the composition root."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from agent_api.version import VERSION
+
+DEFAULT_RUNTIME_IMAGE: Final = f"abide/runtime:{VERSION}"
+_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the text names the variable and what to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """Everything that can be set from outside. Times are seconds.
+
+    `postgres_url` is used by the operator; `agent_postgres_url` is handed to agents and must name a host that other
+    namespaces can resolve; `postgres_direct_url` is for migrations where a pooler stands in between. An empty
+    `watch_namespaces` means the whole cluster.
+    """
+
+    postgres_url: str
+    agent_postgres_url: str
+    postgres_direct_url: str = ""
+    runtime_image: str = DEFAULT_RUNTIME_IMAGE
+    install_id: str = "abide"
+    namespace: str = "abide-system"
+    watch_namespaces: tuple[str, ...] = ()
+    host: str = "0.0.0.0"  # noqa: S104 - probes and scrapes come from outside the pod
+    port: int = 8080
+    log_format: str = "json"
+    log_level: str = "INFO"
+    workers: int = 32
+    sweep_interval: float = 600.0
+    health_interval: float = 10.0
+    counters_interval: float = 60.0
+    reference_missing_interval: float = 2.0
+    reference_present_interval: float = 30.0
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "OperatorSettings":
+        """Read `ABIDE_*`. Raises: SettingsError."""
+        url = environ.get("ABIDE_POSTGRES_URL", "")
+        if not url:
+            raise SettingsError("ABIDE_POSTGRES_URL is not set: write the URL of the Postgres that keeps agents' state")
+        return cls(
+            postgres_url=url,
+            agent_postgres_url=environ.get("ABIDE_AGENT_POSTGRES_URL") or url,
+            postgres_direct_url=environ.get("ABIDE_POSTGRES_DIRECT_URL", ""),
+            runtime_image=environ.get("ABIDE_RUNTIME_IMAGE") or DEFAULT_RUNTIME_IMAGE,
+            install_id=environ.get("ABIDE_INSTALL_ID") or "abide",
+            namespace=environ.get("ABIDE_NAMESPACE") or _own_namespace(),
+            watch_namespaces=tuple(
+                sorted({name.strip() for name in environ.get("ABIDE_WATCH_NAMESPACES", "").split(",")} - {""})
+            ),
+            port=_integer(environ, "ABIDE_PORT", 8080, low=1, high=65535),
+            log_format=_choice(environ, "ABIDE_LOG_FORMAT", ("json", "console")),
+            log_level=_choice(environ, "ABIDE_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
+            environ=dict(environ),
+        )
+
+
+def _own_namespace() -> str:
+    return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else "abide-system"
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
+    text = environ.get(name, "")
+    if not text:
+        return default
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise SettingsError(f"{name} is {text!r}: write a whole number from {low} to {high}")
+    return int(text)
+
+
+def _choice(environ: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
+    text = environ.get(name, "") or allowed[0]
+    for choice in allowed:
+        if text.lower() == choice.lower():
+            return choice
+    raise SettingsError(f"{name} is {text!r}: write one of {', '.join(allowed)}")

@@ -1,0 +1,1 @@
+"""What status says: pure functions from what was observed to conditions, fields and messages."""

@@ -1,0 +1,298 @@
+"""Why a pod does not serve: from its own state to one reason, with words for people."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from agent_api.conditions import Reason
+from agent_api.wire import CheckResult, HealthOut
+from agent_operator.status.observed import Observation, ProbeFailure, ProbeResult, Refusal, Verdict
+from agent_operator.status.pods import Ended, PodView
+from agent_operator.status.text import scrub
+
+OOM_REPEATED: Final = 2
+"""So many restarts make an out-of-memory kill a loop; one alone heals by itself."""
+OOM_STABLE_SECONDS: Final = 60.0
+"""A pod of such a loop counts as serving only after it ran this long."""
+START_GRACE_SECONDS: Final = 3.0
+"""A process that just started is not asked yet why it is not ready: its first checks are still under way."""
+START_SECONDS: Final = 120.0
+"""A pod that never answered within this time of its container's start is not starting any more (see startupProbe)."""
+STORE_CHECK: Final = "store"
+
+_IMAGE_REASONS: Final = frozenset(
+    ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+     "RegistryUnavailable", "SignatureValidationFailed")
+)  # fmt: skip
+_CONFIG_REASONS: Final = frozenset(("CreateContainerConfigError",))
+_CRASH_REASONS: Final = frozenset(("CrashLoopBackOff", "RunContainerError", "CreateContainerError", "StartError"))
+_POD_SUFFIX: Final = re.compile(r"pods \"[^\"]+\"")
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why something does not work. `since` is when it was first seen so; `what` has a place for it: `{since}`.
+
+    `store_reason` tells more where the reason is StateStoreUnreachable. `starting` marks what is on its way.
+    """
+
+    reason: Reason
+    what: str
+    effect: str
+    remedy: str
+    since: datetime | None
+    store_reason: Reason | None = None
+    starting: bool = False
+
+
+EFFECT_NONE_SERVE: Final = "Messages are refused with 503; nothing that was acknowledged is lost."
+
+
+def is_unstable(pod: PodView, now: datetime) -> bool:
+    """Whether the pod was killed for memory again and again, and not long enough ago to be trusted."""
+    return _oom_loop(pod) and pod.ended is not None and _within(pod.ended.at, now, OOM_STABLE_SECONDS)
+
+
+def is_serving(pod: PodView, now: datetime) -> bool:
+    """Whether messages sent now reach the pod and it can be trusted to keep serving."""
+    return pod.serving and not is_unstable(pod, now)
+
+
+def _oom_loop(pod: PodView) -> bool:
+    return pod.restarts >= OOM_REPEATED and pod.ended is not None and pod.ended.reason == "OOMKilled"
+
+
+def _within(at: datetime | None, now: datetime, seconds: float) -> bool:
+    return at is not None and now - at < timedelta(seconds=seconds)
+
+
+def needs_probe(pod: PodView, now: datetime) -> bool:
+    """Whether only the runtime itself can say why the pod is not ready."""
+    return bool(
+        pod.running
+        and not pod.ready
+        and not pod.deleting
+        and pod.ip
+        and not _within(pod.started, now, START_GRACE_SECONDS)
+    )
+
+
+def diagnose_pod(pod: PodView, probe: ProbeResult | None, now: datetime) -> Cause:
+    """Return why one pod does not serve; `starting` if there is nothing wrong yet."""
+    if pod.unscheduled is not None:
+        return _unschedulable(pod)
+    if pod.waiting in _IMAGE_REASONS:
+        return _image_pull_failed(pod)
+    if pod.waiting in _CONFIG_REASONS:
+        return _config_missing(pod)
+    if pod.ended is not None and pod.ended.reason == "OOMKilled" and (not pod.running or is_unstable(pod, now)):
+        return _oom_killed(pod, pod.ended)
+    if pod.waiting in _CRASH_REASONS or (not pod.running and pod.ended is not None):
+        return _crash_loop(pod)
+    if pod.running:
+        return _diagnose_running(pod, probe, now)
+    return _starting(pod)
+
+
+def diagnose_refusal(refusal: Refusal) -> Cause:
+    """Return why no pod can be created."""
+    remedies = {
+        Reason.QUOTA_EXCEEDED: "Raise the namespace's ResourceQuota or lower spec.runtime.resources.",
+        Reason.POD_FORBIDDEN: "Allow it in the namespace's admission rules, or change the spec accordingly.",
+    }
+    what = scrub(_POD_SUFFIX.sub("pods", refusal.message))
+    return Cause(
+        refusal.reason,
+        f"Kubernetes refuses what the agent needs since {{since}}: {what.rstrip('.')}.",
+        "",
+        remedies.get(refusal.reason, "Change the spec accordingly."),
+        refusal.since,
+    )
+
+
+def classify_refusal(message: str) -> Reason:
+    """Return what kind of refusal a message from the API server or a ReplicaSet is."""
+    return Reason.QUOTA_EXCEEDED if "exceeded quota" in message or "must specify" in message else Reason.POD_FORBIDDEN
+
+
+def verdict_cause(verdict: Verdict) -> Cause:
+    """Return the refused spec as a cause."""
+    remedies = {
+        Reason.SECRET_MISSING: "Create it; it is noticed within 5 s.",
+        Reason.CONFIG_MAP_MISSING: "Create it; it is noticed within 5 s.",
+        Reason.NAME_CONFLICT: "Delete or rename that object, or give the Agent another name.",
+        Reason.INVALID_SPEC: "Correct the field.",
+    }
+    return Cause(verdict.reason, verdict.message, "", remedies.get(verdict.reason, ""), None)
+
+
+def _unschedulable(pod: PodView) -> Cause:
+    return Cause(
+        Reason.UNSCHEDULABLE,
+        f"No node takes the pod since {{since}}: {scrub(pod.unscheduled or '').rstrip('.')}.",
+        "",
+        "Add room or nodes, or lower spec.runtime.resources.requests.",
+        pod.unscheduled_at or pod.created_at,
+    )
+
+
+def _image_pull_failed(pod: PodView) -> Cause:
+    return Cause(
+        Reason.IMAGE_PULL_FAILED,
+        # The kubelet alternates between the error and its back-off; quoting it would make the message flicker.
+        f"Image {pod.image} cannot be pulled since {{since}}.",
+        "",
+        "Check its name and that nodes can reach the registry (kubectl describe pod shows the registry's words), "
+        "then correct spec.runtime.image.",
+        pod.created_at,
+    )
+
+
+def _config_missing(pod: PodView) -> Cause:
+    reason = Reason.CONFIG_MAP_MISSING if "configmap" in pod.waiting_message.lower() else Reason.SECRET_MISSING
+    return Cause(
+        reason,
+        f"The pod cannot start since {{since}}: {scrub(pod.waiting_message).rstrip('.')}.",
+        "",
+        "Create what is missing; the pod then starts by itself.",
+        pod.created_at,
+    )
+
+
+def _oom_killed(pod: PodView, ended: Ended) -> Cause:
+    limit = f" (limit {pod.memory_limit})" if pod.memory_limit else ""
+    often = " repeatedly" if _oom_loop(pod) else ""
+    return Cause(
+        Reason.OOM_KILLED,
+        f"Container runtime killed for memory{limit}{often} since {{since}}.",
+        "",
+        "Raise spec.runtime.resources.limits.memory.",
+        ended.at or pod.created_at,
+    )
+
+
+def _crash_loop(pod: PodView) -> Cause:
+    words = ""
+    if pod.ended is not None:
+        last = scrub(pod.ended.message.strip().rpartition("\n")[2]).rstrip(".")
+        words = f" with exit code {pod.ended.exit_code}" + (f"; its last words: {last}" if last else "")
+    elif pod.waiting_message:
+        words = f": {scrub(pod.waiting_message).rstrip('.')}"
+    at = pod.ended.at if pod.ended is not None else None
+    return Cause(
+        Reason.CRASH_LOOP,
+        f"Container runtime ends again and again since {{since}}{words}.",
+        "",
+        f"Read its log: kubectl logs {pod.name} --previous.",
+        at or pod.created_at,
+    )
+
+
+def _starting(pod: PodView) -> Cause:
+    return Cause(Reason.STARTING, "The pod is being started since {since}.", "", "", pod.created_at, starting=True)
+
+
+def _diagnose_running(pod: PodView, probe: ProbeResult | None, now: datetime) -> Cause:
+    if isinstance(probe, HealthOut) and (failed := _first_failed(probe)):
+        return _failed_check(pod, failed)
+    was_ready = pod.ready_at is not None and pod.started is not None and pod.ready_at > pod.started
+    young = _within(pod.started, now, START_SECONDS)
+    if not was_ready and young and (probe is None or isinstance(probe, ProbeFailure) or probe.ok):
+        return _starting(pod)
+    said = f"; it {probe.value} on /readyz" if isinstance(probe, ProbeFailure) else ""
+    return Cause(
+        Reason.PROBE_FAILING,
+        f"The runtime's readiness probe fails since {{since}}{said}.",
+        "",
+        f"Read its log: kubectl logs {pod.name}.",
+        pod.ready_at or pod.started,
+    )
+
+
+def find_store_check(health: HealthOut) -> CheckResult | None:
+    """Return the runtime's check of Postgres, if it has one."""
+    return next((check for check in health.checks if check.name == STORE_CHECK), None)
+
+
+def _first_failed(health: HealthOut) -> CheckResult | None:
+    """Return the check to blame: the store first, since the others depend on it; None if all passed."""
+    store = find_store_check(health)
+    if store is not None and not store.ok:
+        return store
+    return next((check for check in health.checks if not check.ok), None)
+
+
+def store_cause(pod: PodView, check: CheckResult) -> Cause:
+    """Return a failed check of Postgres as a cause; `store_reason` says what is wrong with Postgres."""
+    return Cause(
+        Reason.STATE_STORE_UNREACHABLE,
+        f"Postgres cannot be used since {{since}}: {_words(check)}.",
+        "New messages are refused with 503; acknowledged ones are kept and go on afterwards.",
+        "Bring Postgres back; the agent recovers by itself.",
+        pod.ready_at or pod.started,
+        store_reason=_known_reason(check.reason) or Reason.UNKNOWN,
+    )
+
+
+def _failed_check(pod: PodView, check: CheckResult) -> Cause:
+    if check.name == STORE_CHECK:
+        return store_cause(pod, check)
+    return Cause(
+        _known_reason(check.reason) or Reason.PROBE_FAILING,
+        f"The runtime's check {scrub(check.name, limit=60)} fails since {{since}}: {_words(check)}.",
+        "",
+        f"Read its log: kubectl logs {pod.name}.",
+        pod.ready_at or pod.started,
+    )
+
+
+def _words(check: CheckResult) -> str:
+    return scrub(check.message or check.reason or "no details").rstrip(".")
+
+
+def _known_reason(text: str) -> Reason | None:
+    return Reason(text) if text in Reason.__members__.values() else None
+
+
+def worst(causes: list[Cause]) -> Cause | None:
+    """Return the cause to show for several pods: what is broken before what only starts; else the first."""
+    return next((cause for cause in causes if not cause.starting), causes[0] if causes else None)
+
+
+def find_cause(observation: Observation, pods: tuple[PodView, ...]) -> Cause | None:
+    """Return why these pods do not all serve, or why none can be created; None if nothing is known."""
+    now = observation.now
+    causes = [
+        diagnose_pod(pod, observation.probes.get(pod.uid), now)
+        for pod in pods
+        if not pod.deleting and not pod.finished and not is_serving(pod, now)
+    ]
+    cause = worst(causes)
+    if (cause is None or cause.starting) and observation.refusal is not None:
+        return diagnose_refusal(observation.refusal)
+    return cause
+
+
+PROBE_AGAIN_SECONDS: Final = 2.0
+_MARGIN_SECONDS: Final = 0.1
+
+
+def recheck_after(observation: Observation) -> float | None:
+    """Return in how many seconds status may change without any event; None if it cannot."""
+    now = observation.now
+    waits: list[float] = []
+    for pod in observation.pods:
+        if pod.deleting or pod.finished or observation.suspended:
+            continue
+        if needs_probe(pod, now):
+            waits.append(PROBE_AGAIN_SECONDS)
+        elif pod.running and not pod.ready and pod.started is not None:
+            waits.append(_remaining(pod.started, now, START_GRACE_SECONDS))
+        if is_unstable(pod, now) and pod.ended is not None and pod.ended.at is not None:
+            waits.append(_remaining(pod.ended.at, now, OOM_STABLE_SECONDS))
+    return min(waits, default=None)
+
+
+def _remaining(since: datetime, now: datetime, seconds: float) -> float:
+    return max(0.0, seconds - (now - since).total_seconds()) + _MARGIN_SECONDS

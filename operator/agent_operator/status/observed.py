@@ -1,0 +1,81 @@
+"""What status is computed from: everything that was observed about one agent at one moment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from agent_api.conditions import Reason
+from agent_api.v1alpha1 import LastError
+from agent_api.wire import HealthOut
+from agent_operator.status.pods import PodView
+
+
+class ProbeFailure(Enum):
+    """Why a runtime's /readyz could not be read."""
+
+    NO_ANSWER = "does not answer"
+    NOT_UNDERSTOOD = "answers something else than health"
+
+
+ProbeResult = HealthOut | ProbeFailure
+"""What a runtime said about itself when asked, or why it said nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the spec can be carried out. `message` names the field and what to write instead."""
+
+    reason: Reason
+    message: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the spec is valid and everything it refers to exists."""
+        return self.reason is Reason.VALID
+
+
+ACCEPTED = Verdict(Reason.VALID, "The spec is valid and everything it refers to exists.")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A write that the API server refuses, or pods that their ReplicaSet may not create."""
+
+    reason: Reason
+    message: str
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What Postgres knows about an agent. None means not known (any more)."""
+
+    sessions_active: int | None = None
+    sessions_total: int | None = None
+    answering: str | None = None
+    last_error: LastError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything about one agent at the moment `now` (aware UTC).
+
+    `desired` is how many pods should run. `revision` is the one the spec asks for, "" while that cannot be told.
+    `probes` holds, by pod uid, what the runtimes said about themselves.
+    """
+
+    now: datetime
+    name: str
+    namespace: str
+    generation: int
+    verdict: Verdict
+    suspended: bool
+    desired: int
+    revision: str
+    configured_model: str
+    secret_hint: str = ""
+    pods: tuple[PodView, ...] = ()
+    probes: Mapping[str, ProbeResult] = field(default_factory=dict)
+    refusal: Refusal | None = None
+    facts: Facts = Facts()

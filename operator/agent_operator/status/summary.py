@@ -1,0 +1,138 @@
+"""The whole status of an Agent, and whether it is worth a write."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from agent_api.v1alpha1 import (
+    AgentStatus,
+    Health,
+    HealthCheck,
+    ModelStatus,
+    RevisionStatus,
+    SessionCounts,
+)
+from agent_api.wire import HealthOut
+from agent_operator.resources.inputs import selector_labels
+from agent_operator.resources.service import build_endpoint
+from agent_operator.status.causes import is_serving
+from agent_operator.status.conditions import build_conditions
+from agent_operator.status.observed import Observation
+from agent_operator.status.pods import PodView
+from agent_operator.status.text import scrub
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The status to write (None: what is there is right), and in how many seconds a held-back one is due."""
+
+    status: AgentStatus | None
+    due_in: float | None = None
+
+
+def parse_status(raw: dict[str, Any] | None) -> AgentStatus:
+    """Return a live status; one that somebody else broke reads as empty and is written anew."""
+    try:
+        return AgentStatus.model_validate(raw or {})
+    except ValidationError:
+        return AgentStatus()
+
+
+def dump_status(status: AgentStatus) -> dict[str, Any]:
+    """Return the status as the API server keeps it."""
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def build_status(observation: Observation, previous: AgentStatus) -> AgentStatus:
+    """Return everything status says; what is not known (any more) keeps its last value."""
+    serving = [pod for pod in observation.pods if is_serving(pod, observation.now)]
+    facts = observation.facts
+    current = observation.revision or previous.revision.current
+    ready = current if any(pod.revision == current for pod in serving) else previous.revision.ready
+    return AgentStatus(
+        observed_generation=observation.generation,
+        conditions=build_conditions(observation, previous),
+        desired_replicas=observation.desired,
+        ready_replicas=0 if observation.suspended else len(serving),
+        selector=",".join(f"{key}={value}" for key, value in selector_labels(observation.name).items()),
+        endpoint=build_endpoint(observation.name, observation.namespace),
+        runtime_version=_runtime_version(observation, serving) or previous.runtime_version,
+        revision=RevisionStatus(current=current, ready=ready),
+        model=ModelStatus(
+            configured=observation.configured_model or previous.model.configured,
+            answering=previous.model.answering if facts.answering is None else facts.answering,
+        ),
+        sessions=SessionCounts(
+            active=previous.sessions.active if facts.sessions_active is None else facts.sessions_active,
+            total=previous.sessions.total if facts.sessions_total is None else facts.sessions_total,
+        ),
+        health=_health(observation) or previous.health,
+        last_error=facts.last_error or previous.last_error,
+        observed_at=previous.observed_at,
+    )
+
+
+def _runtime_version(observation: Observation, serving: list[PodView]) -> str:
+    """Return the version that serves, the wanted revision's first."""
+    for pod in sorted(serving, key=lambda pod: pod.revision != observation.revision):
+        probe = observation.probes.get(pod.uid)
+        if isinstance(probe, HealthOut):
+            return probe.version
+    return ""
+
+
+def _health(observation: Observation) -> Health | None:
+    """Return the checks of a pod that is not well, else of one that is; None if nobody answered."""
+    answers = [
+        (pod, probe)
+        for pod in observation.pods
+        if isinstance(probe := observation.probes.get(pod.uid), HealthOut) and not pod.deleting
+    ]
+    for _, probe in sorted(answers, key=lambda answer: answer[0].ready):
+        checks = {check.name: check for check in probe.checks}
+        return Health(
+            checks=[
+                HealthCheck(
+                    name=scrub(check.name, limit=60),
+                    ok=check.ok,
+                    message="" if check.ok else scrub(check.message),
+                )
+                for check in list(checks.values())[:32]
+            ]
+        )
+    return None
+
+
+def decide(fresh: AgentStatus, previous: AgentStatus, now: datetime, *, counters_interval: float) -> Decision:
+    """Return what to write: conditions and facts at once, counters at most every `counters_interval` seconds.
+
+    `observedAt` moves only together with counters or checks: alone it is no reason to write.
+    """
+    fresh = fresh.model_copy(update={"observed_at": previous.observed_at})
+    if fresh == previous:
+        return Decision(None)
+    counters_changed = _counters(fresh) != _counters(previous)
+    if _without_counters(fresh) == _without_counters(previous) and previous.observed_at is not None:
+        wait = previous.observed_at + timedelta(seconds=counters_interval) - now
+        if wait > timedelta(0):
+            return Decision(None, due_in=wait.total_seconds())
+    if counters_changed or fresh.health != previous.health:
+        fresh = fresh.model_copy(update={"observed_at": now.replace(microsecond=0)})
+    return Decision(fresh)
+
+
+def _counters(status: AgentStatus) -> tuple[object, ...]:
+    return (status.sessions, status.model.answering, status.last_error)
+
+
+def _without_counters(status: AgentStatus) -> AgentStatus:
+    """Return the part of status whose changes are written at once; of the newest error that is its type."""
+    return status.model_copy(
+        update={
+            "sessions": SessionCounts(),
+            "model": ModelStatus(configured=status.model.configured),
+            "last_error": status.last_error.type if status.last_error else None,
+        }
+    )

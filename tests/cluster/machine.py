@@ -1,0 +1,316 @@
+"""What the local cluster changes on the machine outside its directories, and how that is undone.
+
+Everything here is found by name, not from memory, so it also works for what a killed run of another clone left.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.cluster.commands import attempt, run, wait_until
+from tests.cluster.errors import ClusterError
+from tests.cluster.processes import Daemons, Identity, find_processes, identify, kill_all
+from tests.cluster.settings import BRIDGE, CGROUP, CNI_NETWORK, NODE_IP, POD_CIDR, SERVICE_CIDR
+
+_TIMEOUT = 30.0
+_FIREWALLS = ("iptables", "ip6tables")
+_TABLES = ("nat", "filter", "mangle")
+_DAEMON_NAMES = frozenset(
+    {
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+        "coredns",
+        "provisioner",
+        "containerd",
+        "containerd-shim-runc-v2",
+    }
+)
+# What kubelet and kube-proxy set. net.ipv4.ip_forward is left as it is: other programs may rely on it by now.
+_KERNEL_SETTINGS = (
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "net/ipv4/conf/all/route_localnet",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+)
+
+
+# ---------------------------------------------------------------------------------------------------- pure parts
+
+
+def removal_rules(saved: str) -> str:
+    """Return input for `iptables-restore --noflush` that removes the cluster's chains and rules, or "".
+
+    `saved` is one table as `iptables-save` prints it. The cluster's are all chains KUBE-*, and the CNI-* chains whose
+    rules name its network; nothing else is touched, so other programs may change their rules at the same time.
+    """
+    table = next((line for line in saved.splitlines() if line.startswith("*")), "")
+    rules = [line for line in saved.splitlines() if line.startswith("-A ")]
+    declared = {line[1:].split()[0] for line in saved.splitlines() if line.startswith(":")}
+    named = [rule for rule in rules if f'name: \\"{CNI_NETWORK}\\"' in rule]
+    ours = {chain for rule in named for chain in re.findall(r"\bCNI-[0-9a-f]{24}\b", rule)}
+    ours |= {chain for chain in declared if chain.startswith("KUBE-")}
+    ours &= declared
+    if not ours:
+        return ""
+    jumps = [
+        f"-D {rule[3:]}" for rule in rules if rule.split()[1] not in ours and not ours.isdisjoint(_targets_of(rule))
+    ]
+    # Declaring a chain empties it; that has to come before any is deleted because they refer to each other.
+    emptied = [f":{chain} - [0:0]" for chain in sorted(ours)]
+    deleted = [f"-X {chain}" for chain in sorted(ours)]
+    return "\n".join([table, *emptied, *jumps, *deleted, "COMMIT", ""])
+
+
+def _targets_of(rule: str) -> set[str]:
+    return set(re.findall(r"(?:-j|-g) (\S+)", rule))
+
+
+def parse_mounts(mountinfo: str) -> list[tuple[str, str]]:
+    """Return (mount point, file system type) of each line of proc_pid_mountinfo(5), in mount order."""
+    mounts = []
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), left.split()[4])
+        mounts.append((point, right.split()[0]))
+    return mounts
+
+
+def mounts_below(mountinfo: str, directory: Path) -> list[str]:
+    """Return the mount points at or below a directory, the latest first, which is the order to unmount them in."""
+    points = [point for point, _ in parse_mounts(mountinfo)]
+    return [point for point in reversed(points) if Path(point).is_relative_to(directory)]
+
+
+def cgroup_roots(mountinfo: str) -> list[Path]:
+    """Return the mount points of the cgroup hierarchies the kubelet uses: all of version 1, else the one of 2."""
+    mounts = parse_mounts(mountinfo)
+    first = [Path(point) for point, kind in mounts if kind == "cgroup"]
+    return first or [Path(point) for point, kind in mounts if kind == "cgroup2"]
+
+
+# ---------------------------------------------------------------------------------------------------- observing
+
+
+def read_mountinfo() -> str:
+    return Path("/proc/self/mountinfo").read_text()
+
+
+def foreign_kubelets(binaries: Path) -> list[int]:
+    """Return the process ids of kubelets that do not come from our binaries: the machine is a node already."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                program = Path(os.readlink(entry / "exe"))
+                # A kubelet in a container, as of kind, has a mount namespace of its own and does not concern us.
+                same_root = os.readlink(entry / "ns/mnt") == os.readlink("/proc/self/ns/mnt")
+                if program.name in {"kubelet", "k3s"} and same_root and not program.is_relative_to(binaries):
+                    found.append(int(entry.name))
+    return found
+
+
+def find_leftovers(state: Path, binaries: Path) -> list[str]:
+    """Return what of a local cluster is still on the machine, in words; nothing is changed."""
+    found = []
+    if processes := find_processes(binaries, _DAEMON_NAMES, state):
+        found.append(f"{len(processes)} daemons")
+    if processes := list(_cgroup_processes()):
+        found.append(f"{len(processes)} container processes")
+    if mounts := mounts_below(read_mountinfo(), state):
+        found.append(f"{len(mounts)} mounts")
+    if _bridge_exists():
+        found.append(f"link {BRIDGE}")
+    if node_address_exists():
+        found.append(f"address {NODE_IP}")
+    found += [f"{firewall} rules in {table}" for firewall, table, _ in _firewall_removals()]
+    if groups := [root / CGROUP for root in cgroup_roots(read_mountinfo()) if (root / CGROUP).exists()]:
+        found.append(f"{len(groups)} cgroups")
+    if state.exists():
+        found.append(f"directory {state}")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------- preparing
+
+
+def prepare(state: Path) -> None:
+    """Set up addresses and cgroups for a node, and note the kernel settings that will change."""
+    before = {name: _read(Path("/proc/sys") / name) for name in _KERNEL_SETTINGS}
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "kernel.json").write_text(json.dumps(before))
+    # On `lo`, because not every kernel has dummy links. A node address of its own keeps all ports of the machine free.
+    run(["ip", "address", "replace", f"{NODE_IP}/32", "dev", "lo"], timeout=_TIMEOUT)
+    for root in cgroup_roots(read_mountinfo()):
+        group = root / CGROUP
+        group.mkdir(exist_ok=True)
+        # A new group of cpuset version 1 has no processors and no memory until it is given some.
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if (root / "cgroup.procs").exists() and (group / name).exists() and (root / name).exists():
+                (group / name).write_text((root / name).read_text())
+
+
+def overlay_works(directory: Path) -> bool:
+    """Tell whether overlay mounts can be made in a directory; they cannot where it is on one itself."""
+    base = directory / "overlay-try"
+    shutil.rmtree(base, ignore_errors=True)
+    for name in ("lower", "upper", "work", "merged"):
+        (base / name).mkdir(parents=True)
+    options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"
+    done = attempt(["mount", "-t", "overlay", "overlay", "-o", options, base / "merged"], timeout=_TIMEOUT)
+    if done.returncode == 0:
+        run(["umount", base / "merged"], timeout=_TIMEOUT)
+    shutil.rmtree(base, ignore_errors=True)
+    return done.returncode == 0
+
+
+# ---------------------------------------------------------------------------------------------------- cleaning
+
+
+def clean(state: Path, binaries: Path) -> None:
+    """Remove everything a local cluster left on the machine, its state directory last. Idempotent.
+
+    Nothing is asked to end politely: all it could save is removed next, and what is stopped must not start anew.
+    Raises: ClusterError when something cannot be removed.
+    """
+    shim_sockets = _shim_sockets(state)
+    _kill_daemons(state, binaries)
+    _unmount(state)
+    for firewall, _, rules in _firewall_removals():
+        run([f"{firewall}-restore", "--noflush"], timeout=_TIMEOUT, stdin=rules)
+    _remove_links()
+    _remove_cgroups()
+    _restore_kernel_settings(state / "kernel.json")
+    for path in [*shim_sockets, *_cni_results(), *_log_links(state)]:
+        path.unlink(missing_ok=True)
+    if state.exists():
+        if mounts := mounts_below(read_mountinfo(), state):  # deleting through a mount would delete others' files
+            raise ClusterError(f"{mounts[0]} cannot be unmounted: see `fuser -vm {mounts[0]}`")
+        shutil.rmtree(state)
+
+
+def _kill_daemons(state: Path, binaries: Path) -> None:
+    # From the top down, so that nobody restarts what was just ended: kubelet and containerd, shims, containers.
+    Daemons(state).kill()
+    for _ in range(3):
+        if not kill_all(find_processes(binaries, _DAEMON_NAMES, state)):
+            break
+    wait_until(_kill_containers, what="the containers' processes to end", timeout=_TIMEOUT, interval=0.05)
+
+
+def _kill_containers() -> bool:
+    """Kill what is in the cluster's cgroups; True once nothing is. A fork in between needs another round."""
+    return kill_all(_cgroup_processes()) == 0
+
+
+def _cgroup_processes() -> Iterable[Identity]:
+    pids = set()
+    for root in cgroup_roots(read_mountinfo()):
+        for directory, _, _ in os.walk(root / CGROUP):
+            pids |= set(_read(Path(directory) / "cgroup.procs").split())
+    return [identity for pid in pids if (identity := identify(int(pid))) is not None]
+
+
+def _shim_sockets(state: Path) -> list[Path]:
+    """Return the sockets of shims that were killed: they are kept outside containerd's directories."""
+    sockets = []
+    for pattern in ("*/*/bootstrap.json", "*/*/address"):
+        for path in (state / "containerd-state" / "io.containerd.runtime.v2.task").glob(pattern):
+            sockets += [Path(found) for found in re.findall(r"unix://(/run/containerd/s/[0-9a-f]+)", _read(path))]
+    return sockets
+
+
+def _unmount(state: Path) -> None:
+    for _ in range(10):  # mounts may be stacked; each round takes one of every stack
+        points = mounts_below(read_mountinfo(), state)
+        if not points:
+            return
+        for point in points:
+            attempt(["umount", "--lazy", "--", point], timeout=_TIMEOUT)
+
+
+def _firewall_removals() -> list[tuple[str, str, str]]:
+    """Return (program, table, input for its restore command) for each table that holds rules of the cluster."""
+    found = []
+    for firewall in _FIREWALLS:
+        if shutil.which(f"{firewall}-save", path="/usr/sbin:/sbin:/usr/bin") is None:
+            continue
+        for table in _TABLES:
+            saved = attempt([f"{firewall}-save", "-t", table], timeout=_TIMEOUT)  # fails where the kernel lacks IPv6
+            if saved.returncode == 0 and (rules := removal_rules(saved.stdout)):
+                found.append((firewall, table, rules))
+    return found
+
+
+def _bridge_exists() -> bool:
+    return Path("/sys/class/net", BRIDGE).exists()
+
+
+def node_address_exists() -> bool:
+    """Tell whether the node's address is on the loopback link."""
+    return f" {NODE_IP}/" in attempt(["ip", "-oneline", "address", "show", "dev", "lo"], timeout=_TIMEOUT).stdout
+
+
+def _remove_links() -> None:
+    # The pods' ends went with their namespaces; one whose namespace something still holds is removed from this side.
+    for port in sorted(Path("/sys/class/net", BRIDGE, "brif").glob("*")):
+        attempt(["ip", "link", "delete", port.name], timeout=_TIMEOUT)
+    if _bridge_exists():
+        run(["ip", "link", "delete", BRIDGE], timeout=_TIMEOUT)
+    if node_address_exists():
+        run(["ip", "address", "delete", f"{NODE_IP}/32", "dev", "lo"], timeout=_TIMEOUT)
+    if shutil.which("conntrack", path="/usr/sbin:/usr/bin"):
+        # A connection the kernel remembers would keep its old destination in the next cluster.
+        for option, network in (("--orig-dst", SERVICE_CIDR), ("--orig-src", POD_CIDR)):
+            attempt(["conntrack", "--delete", option, network], timeout=_TIMEOUT)
+
+
+def _remove_cgroups() -> None:
+    def remove() -> bool:
+        left = False
+        for root in cgroup_roots(read_mountinfo()):
+            for directory, _, _ in os.walk(root / CGROUP, topdown=False):
+                try:
+                    Path(directory).rmdir()
+                except FileNotFoundError:
+                    continue
+                except OSError:  # busy until the kernel has let go of the last process
+                    left = True
+        return not left
+
+    wait_until(remove, what=f"the cgroups {CGROUP} to become empty", timeout=_TIMEOUT, interval=0.05)
+
+
+def _restore_kernel_settings(noted: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        for name, value in json.loads(noted.read_text()).items():
+            path = Path("/proc/sys") / name
+            if name in _KERNEL_SETTINGS and value and _read(path) != value:
+                path.write_text(value)
+
+
+def _cni_results() -> list[Path]:
+    return sorted(Path("/var/lib/cni/results").glob(f"{CNI_NETWORK}-*"))
+
+
+def _log_links(state: Path) -> list[Path]:
+    """Return the kubelet's links to logs below the state directory; their folder is fixed."""
+    links = [path for path in Path("/var/log/containers").glob("*.log") if path.is_symlink()]
+    return [path for path in links if Path(os.readlink(path)).is_relative_to(state)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

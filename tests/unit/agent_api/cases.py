@@ -1,0 +1,455 @@
+"""Manifests to accept and to refuse, with what a refusal says; for the loader here and a real API server elsewhere.
+
+Every refused manifest has an accepted neighbour that differs in the one thing the refusal is about.
+"""
+
+import copy
+import json
+from dataclasses import dataclass
+from typing import Any
+
+Manifest = dict[str, Any]
+
+BASE: Manifest = {
+    "apiVersion": "abide.dev/v1alpha1",
+    "kind": "Agent",
+    "metadata": {"name": "assistant"},
+    "spec": {"systemPrompt": "You are friendly.", "models": [{"provider": "echo"}]},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One law: what breaks it and what keeps it, each as (path, value) put into BASE; None removes the field.
+
+    `message` is the remedy that API server and loader both give; where the API server has words of its own for the
+    kind of error it is empty, and `server` and `loader` are what each says.
+    """
+
+    name: str
+    refused: tuple[tuple[str, Any], ...]
+    accepted: tuple[tuple[str, Any], ...]
+    field: str
+    message: str = ""
+    server: str = ""
+    loader: str = ""
+
+    @property
+    def refused_manifest(self) -> Manifest:
+        return put(BASE, *self.refused)
+
+    @property
+    def accepted_manifest(self) -> Manifest:
+        return put(BASE, *self.accepted)
+
+
+def put(manifest: Manifest, *changes: tuple[str, Any]) -> Manifest:
+    """Return a copy with values at dotted paths (`spec.models.0.name`), missing mappings made on the way."""
+    changed = copy.deepcopy(manifest)
+    for path, value in changes:
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        target: Any = changed
+        for part in parents:
+            target = target[part] if isinstance(part, int) else target.setdefault(part, {})
+        if value is None and isinstance(target, dict):
+            target.pop(last, None)
+        else:
+            target[last] = value
+    return changed
+
+
+def as_json(manifest: Manifest) -> str:
+    return json.dumps(manifest)
+
+
+def scripted(*replies: Any) -> tuple[str, Any]:
+    return ("spec.models", [{"provider": "scripted", "parameters": {"replies": list(replies)}}])
+
+
+SUBDOMAIN = "use lower case letters, digits, '-' and '.', with a letter or digit at both ends, for example llm-keys"
+CONFIG_KEY = "use letters, digits, '-', '_' and '.' only, for example api-key"
+CPU = "write cores or thousandths of a core, for example 1, 0.5 or 250m"
+MEMORY = "write bytes, or a number with a unit, for example 256Mi or 1Gi"
+NEEDS_REPLIES = "provider scripted needs at least one reply, for example: parameters: {replies: [Hello]}"
+RESOURCES = "spec.runtime.resources"
+
+RULES = (
+    Case(
+        "two prompts",
+        refused=(("spec.systemPromptFrom", {"configMapKeyRef": {"name": "prompts", "key": "support"}}),),
+        accepted=(
+            ("spec.systemPromptFrom", {"configMapKeyRef": {"name": "prompts", "key": "support"}}),
+            ("spec.systemPrompt", None),
+        ),
+        field="spec.systemPromptFrom",
+        message="two system prompts: keep exactly one of systemPrompt and systemPromptFrom",
+    ),
+    Case(
+        "no prompt",
+        refused=(("spec.systemPrompt", None),),
+        accepted=(),
+        field="spec",
+        message="a system prompt is missing: write systemPrompt, or systemPromptFrom.configMapKeyRef",
+    ),
+    Case(
+        "two models without names of their own",
+        refused=(("spec.models", [{"provider": "echo"}, {"provider": "echo"}]),),
+        accepted=(("spec.models", [{"provider": "echo"}, {"provider": "echo", "name": "second"}]),),
+        field="spec.models",
+        message="two models have the same name: give each a name of its own in models[].name "
+        "(without one, an entry is called like its model, or else like its provider)",
+    ),
+    Case(
+        "a model called like another's default name",
+        refused=(("spec.models", [{"provider": "echo", "model": "a"}, {"provider": "echo", "name": "a"}]),),
+        accepted=(
+            ("spec.models", [{"provider": "echo", "model": "a"}, {"provider": "echo", "name": "b", "model": "a"}]),
+        ),
+        field="spec.models",
+        message="two models have the same name: give each a name of its own in models[].name "
+        "(without one, an entry is called like its model, or else like its provider)",
+    ),
+    Case(
+        "scripted without replies",
+        refused=(("spec.models.0.provider", "scripted"),),
+        accepted=(scripted("Hello"),),
+        field="spec.models[0].parameters.replies",
+        message=NEEDS_REPLIES,
+    ),
+    Case(
+        "scripted with an empty script",
+        refused=(scripted(),),
+        accepted=(scripted({"error": 503}),),
+        field="spec.models[0].parameters.replies",
+        message=NEEDS_REPLIES,
+    ),
+    Case(
+        "echo with replies",
+        refused=(("spec.models.0.parameters.replies", ["Hello"]),),
+        accepted=(("spec.models.0.parameters.delaySeconds", 1),),
+        field="spec.models[0].parameters.replies",
+        message="only provider scripted gives replies: write provider: scripted, or remove the replies",
+    ),
+    Case(
+        "name with a dot",
+        refused=(("metadata.name", "shop.support"),),
+        accepted=(("metadata.name", "shop-support"),),
+        field="metadata.name",
+        message="an agent's name may not contain '.': write '-' instead, for example shop-support",
+    ),
+    Case(
+        "name of 51 characters",
+        refused=(("metadata.name", "a" * 51),),
+        accepted=(("metadata.name", "a" * 50),),
+        field="metadata.name",
+        message="an agent's name has at most 50 characters, since other names are made from it: shorten it",
+    ),
+    Case(
+        "name of a Secret",
+        refused=(("spec.models.0.apiKeySecretRef", {"name": "LLM_keys", "key": "openai"}),),
+        accepted=(("spec.models.0.apiKeySecretRef", {"name": "llm.keys", "key": "openai"}),),
+        field="spec.models[0].apiKeySecretRef.name",
+        message=SUBDOMAIN,
+    ),
+    Case(
+        "key of a Secret",
+        refused=(("spec.models.0.apiKeySecretRef", {"name": "llm", "key": "open ai"}),),
+        accepted=(("spec.models.0.apiKeySecretRef", {"name": "llm", "key": "OPEN_AI.key-1"}),),
+        field="spec.models[0].apiKeySecretRef.key",
+        message=CONFIG_KEY,
+    ),
+    Case(
+        "key that ends in a line break",
+        refused=(("spec.models.0.apiKeySecretRef", {"name": "llm", "key": "openai\n"}),),
+        accepted=(("spec.models.0.apiKeySecretRef", {"name": "llm", "key": "openai"}),),
+        field="spec.models[0].apiKeySecretRef.key",
+        message=CONFIG_KEY,
+    ),
+    Case(
+        "name and key of a ConfigMap",
+        refused=(
+            ("spec.systemPrompt", None),
+            ("spec.systemPromptFrom.configMapKeyRef", {"name": "-prompts", "key": "support"}),
+        ),
+        accepted=(
+            ("spec.systemPrompt", None),
+            ("spec.systemPromptFrom.configMapKeyRef", {"name": "prompts", "key": "support.txt"}),
+        ),
+        field="spec.systemPromptFrom.configMapKeyRef.name",
+        message=SUBDOMAIN,
+    ),
+    Case(
+        "CPU in words",
+        refused=((f"{RESOURCES}.requests", {"cpu": "1 core"}),),
+        accepted=((f"{RESOURCES}.requests", {"cpu": "0.5"}),),
+        field=f"{RESOURCES}.requests.cpu",
+        message=CPU,
+    ),
+    Case(
+        "CPU limit with a memory unit",
+        refused=((f"{RESOURCES}.limits", {"cpu": "1Gi"}),),
+        accepted=((f"{RESOURCES}.limits", {"cpu": "250m"}),),
+        field=f"{RESOURCES}.limits.cpu",
+        message=CPU,
+    ),
+    Case(
+        "memory in MB",
+        refused=((f"{RESOURCES}.requests", {"memory": "100MB"}),),
+        accepted=((f"{RESOURCES}.requests", {"memory": "100M"}),),
+        field=f"{RESOURCES}.requests.memory",
+        message=MEMORY,
+    ),
+    Case(
+        "negative memory limit",
+        refused=((f"{RESOURCES}.limits", {"memory": "-1Gi"}),),
+        accepted=((f"{RESOURCES}.limits", {"memory": "1.5Gi"}),),
+        field=f"{RESOURCES}.limits.memory",
+        message=MEMORY,
+    ),
+    Case(
+        "memory limit below the default request",
+        refused=((f"{RESOURCES}.limits", {"memory": "64Mi"}),),
+        accepted=((f"{RESOURCES}.limits", {"memory": "96Mi"}),),
+        field=f"{RESOURCES}.requests.memory",
+        message="a request may not exceed its limit: lower requests.memory or raise limits.memory",
+    ),
+    Case(
+        "CPU request above the limit",
+        refused=((RESOURCES, {"requests": {"cpu": "1.1"}, "limits": {"cpu": "1000m"}}),),
+        accepted=((RESOURCES, {"requests": {"cpu": "1000m"}, "limits": {"cpu": "1"}}),),
+        field=f"{RESOURCES}.requests.cpu",
+        message="a request may not exceed its limit: lower requests.cpu or raise limits.cpu",
+    ),
+)
+
+FIELDS = (
+    Case(
+        "unknown provider",
+        refused=(("spec.models.0.provider", "openai"),),
+        accepted=(("spec.models.0.provider", "echo"),),
+        field="spec.models[0].provider",
+        server='Unsupported value: "openai": supported values: "echo", "scripted"',
+        loader='"openai" is not supported; write one of: echo, scripted',
+    ),
+    Case(
+        "no provider",
+        refused=(("spec.models", [{"name": "main"}]),),
+        accepted=(("spec.models", [{"name": "main", "provider": "echo"}]),),
+        field="spec.models[0].provider",
+        server="Required value",
+        loader="required but missing",
+    ),
+    Case(
+        "no models",
+        refused=(("spec.models", None),),
+        accepted=(),
+        field="spec.models",
+        server="Required value",
+        loader="required but missing. The primary model first, then the fallback chain, in order.",
+    ),
+    Case(
+        "empty list of models",
+        refused=(("spec.models", []),),
+        accepted=(("spec.models", [{"provider": "echo"}]),),
+        field="spec.models",
+        server="should have at least 1 items",
+        loader="too few; write at least 1 entry",
+    ),
+    Case(
+        "17 models",
+        refused=(("spec.models", [{"provider": "echo", "name": f"m{n}"} for n in range(17)]),),
+        accepted=(("spec.models", [{"provider": "echo", "name": f"m{n}"} for n in range(16)]),),
+        field="spec.models",
+        server="must have at most 16 items",
+        loader="too many; write at most 16 entries",
+    ),
+    Case(
+        "negative history limit",
+        refused=(("spec.history.limit", -1),),
+        accepted=(("spec.history.limit", 1),),
+        field="spec.history.limit",
+        server="should be greater than or equal to 1",
+        loader="-1 is too small; write 1 or more",
+    ),
+    Case(
+        "history limit in quotes",
+        refused=(("spec.history.limit", "5"),),
+        accepted=(("spec.history.limit", 5),),
+        field="spec.history.limit",
+        server='must be of type integer: "string"',
+        loader='must be a whole number, not the text "5"; write it without quotes',
+    ),
+    Case(
+        "half a step",
+        refused=(("spec.limits.maxSteps", 1.5),),
+        accepted=(("spec.limits.maxSteps", 2.0),),
+        field="spec.limits.maxSteps",
+        server="must be of type integer",
+        loader="must be a whole number, not the number 1.5",
+    ),
+    Case(
+        "no turn time",
+        refused=(("spec.limits.turnSeconds", 0),),
+        accepted=(("spec.limits.turnSeconds", 86400),),
+        field="spec.limits.turnSeconds",
+        server="should be greater than or equal to 1",
+        loader="0 is too small; write 1 or more",
+    ),
+    Case(
+        "a queue without end",
+        refused=(("spec.session.queueLimit", 1001),),
+        accepted=(("spec.session.queueLimit", 0),),
+        field="spec.session.queueLimit",
+        server="should be less than or equal to 1000",
+        loader="1001 is too large; write 1000 or less",
+    ),
+    Case(
+        "eviction at once",
+        refused=(("spec.session.evictAfterSeconds", 0),),
+        accepted=(("spec.session.evictAfterSeconds", 1),),
+        field="spec.session.evictAfterSeconds",
+        server="should be greater than or equal to 1",
+        loader="0 is too small; write 1 or more",
+    ),
+    Case(
+        "never saved",
+        refused=(("spec.state.autoSaveEveryMessages", 0),),
+        accepted=(("spec.state.autoSaveEveryMessages", 1),),
+        field="spec.state.autoSaveEveryMessages",
+        server="should be greater than or equal to 1",
+        loader="0 is too small; write 1 or more",
+    ),
+    Case(
+        "two replicas",
+        refused=(("spec.replicas", 2),),
+        accepted=(("spec.replicas", 0),),
+        field="spec.replicas",
+        server="should be less than or equal to 1",
+        loader="2 is too large; write 1 or less",
+    ),
+    Case(
+        "suspend in words",
+        refused=(("spec.suspend", "never"),),
+        accepted=(("spec.suspend", True),),
+        field="spec.suspend",
+        server='must be of type boolean: "string"',
+        loader='must be true or false, not the text "never"; write it without quotes',
+    ),
+    Case(
+        "a model timeout of an hour and a second",
+        refused=(("spec.models.0.timeoutSeconds", 3601),),
+        accepted=(("spec.models.0.timeoutSeconds", 3600),),
+        field="spec.models[0].timeoutSeconds",
+        server="should be less than or equal to 3600",
+        loader="3601 is too large; write 3600 or less",
+    ),
+    Case(
+        "a delay backwards",
+        refused=(("spec.models.0.parameters.delaySeconds", -0.5),),
+        accepted=(("spec.models.0.parameters.delaySeconds", 0.5),),
+        field="spec.models[0].parameters.delaySeconds",
+        server="should be greater than or equal to 0",
+        loader="-0.5 is too small; write 0 or more",
+    ),
+    Case(
+        "a scripted error that is none",
+        refused=(scripted("Hello", {"error": 200}),),
+        accepted=(scripted("Hello", {"error": 429}),),
+        field="spec.models[0].parameters.replies[1].error",
+        server="should be greater than or equal to 400",
+        loader="200 is too small; write 400 or more",
+    ),
+    Case(
+        "a scripted tool call without name",
+        refused=(scripted({"toolCalls": [{"arguments": {}}]}),),
+        accepted=(scripted({"toolCalls": [{"name": "clock", "arguments": {"zone": {"city": None}}}]}),),
+        field="spec.models[0].parameters.replies[0].toolCalls[0].name",
+        server="Required value",
+        loader="required but missing. Name of the tool.",
+    ),
+    Case(
+        "an empty fallback message",
+        refused=(("spec.messages.fallback", ""),),
+        accepted=(("spec.messages.fallback", "Später wieder. ✓"),),
+        field="spec.messages.fallback",
+        server="should be at least 1 chars long",
+        loader="too short; write at least 1 character",
+    ),
+    Case(
+        "a number as text",
+        refused=(("spec.displayName", 5),),
+        accepted=(("spec.displayName", "5"),),
+        field="spec.displayName",
+        server='must be of type string: "integer"',
+        loader="must be a text, not the number 5; put it in quotes",
+    ),
+    Case(
+        "a display name that is too long",
+        refused=(("spec.displayName", "ä" * 201),),
+        accepted=(("spec.displayName", "ä" * 200),),
+        field="spec.displayName",
+        server="may not be more than 200",
+        loader="too long; write at most 200 characters",
+    ),
+    Case(
+        "a list where a mapping belongs",
+        refused=(("spec.history", [1]),),
+        accepted=(("spec.history", {}),),
+        field="spec.history",
+        server='must be of type object: "array"',
+        loader="must be a mapping, not a list",
+    ),
+    Case(
+        "an image name of 513 characters",
+        refused=(("spec.runtime.image", "a" * 513),),
+        accepted=(("spec.runtime.image", "a" * 512),),
+        field="spec.runtime.image",
+        server="may not be more than 512",
+        loader="too long; write at most 512 characters",
+    ),
+)
+
+UNKNOWN_FIELDS = (
+    Case(
+        "a misspelt field",
+        refused=(("spec.systemPromt", "Hi"),),
+        accepted=(),
+        field="spec.systemPromt",
+        server='unknown field "spec.systemPromt"',
+        loader="unknown field; did you mean systemPrompt?",
+    ),
+    Case(
+        "a Python name",
+        refused=(("spec.system_prompt", "Hi"), ("spec.systemPrompt", None)),
+        accepted=(),
+        field="spec.system_prompt",
+        server='unknown field "spec.system_prompt"',
+        loader="unknown field; did you mean systemPrompt?",
+    ),
+    Case(
+        "a field of a later version",
+        refused=(("spec.tools", []),),
+        accepted=(),
+        field="spec.tools",
+        server='unknown field "spec.tools"',
+        loader="unknown field; ",
+    ),
+    Case(
+        "a field in the wrong place",
+        refused=(("spec.models.0.temperature", 1),),
+        accepted=(),
+        field="spec.models[0].temperature",
+        server='unknown field "spec.models[0].temperature"',
+        loader="unknown field; known here: apiKeySecretRef, model, name, parameters, provider, timeoutSeconds",
+    ),
+    Case(
+        "a misspelt label list",
+        refused=(("metadata.lables", {"a": "b"}),),
+        accepted=(("metadata.labels", {"a": "b"}),),
+        field="metadata.lables",
+        server='unknown field "metadata.lables"',
+        loader="unknown field; did you mean labels?",
+    ),
+)
+
+CASES = RULES + FIELDS + UNKNOWN_FIELDS

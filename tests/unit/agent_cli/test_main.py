@@ -1,0 +1,103 @@
+"""The command line itself: commands, options, exit codes, and how quickly it starts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agent_api.version import VERSION
+from agent_cli.main import app, command_name
+
+HEAVY = ("agent_runtime", "agent_store", "fastapi", "httpx", "yaml", "asyncpg", "alembic")
+
+
+def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "agent_cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "/nowhere", "HOME": "/nowhere", **environ},
+    )
+
+
+@pytest.mark.parametrize("command", ["dev", "chat", "sessions", "status", "validate", "migrate", "version"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+    code = f"import sys, agent_cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["--version"]])
+def test_the_version_is_shown(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, result.output) == (0, f"abide {VERSION}\n")
+
+
+def test_the_plugin_is_called_as_kubectl_calls_it() -> None:
+    assert command_name("/usr/local/bin/kubectl-abide") == "kubectl abide"
+    assert command_name("/usr/bin/abide") == "abide"
+
+
+@pytest.mark.parametrize("command", ["validate", "dev"])
+def test_a_bad_manifest_gives_one_line_per_error_and_exit_code_2(command: str, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(
+        "apiVersion: abide.dev/v1alpha1\nkind: Agent\nmetadata: {name: x}\n"
+        "spec: {systemPrompt: a, history: {limit: -1}, models: [{provider: nonsense}]}\n"
+    )
+    done = run(command, str(bad))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{bad}:1: spec.") for line in lines)
+    assert any("models[0].provider" in line and "echo" in line for line in lines)
+    assert any("history.limit" in line for line in lines)
+
+
+def test_a_valid_manifest_is_named() -> None:
+    example = Path(__file__).parents[3] / "examples" / "assistant.yaml"
+    done = run("validate", str(example))
+    assert (done.returncode, done.stdout) == (0, "Agent default/assistant is valid\n")
+
+
+def test_without_kubectl_the_error_is_one_sentence() -> None:
+    for command in ("chat", "status", "sessions"):
+        done = run(command, "assistant")
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: kubectl was not found")
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["chat", "a", "hi", "--session", "no spaces"], "--session 'no spaces': write 1 to 128 characters"),
+        (["chat", "a", "hi", "--user", ""], "--user '': write 1 to 128 characters"),
+        (["chat", "a", "hi", "--url", "localhost:8080"], "--url localhost:8080: write http://host:port"),
+        (["dev", "nothing.yaml"], "nothing.yaml: cannot be read: No such file or directory"),
+        (["dev", "nothing.yaml", "--secret", "x"], "--secret x: write NAME.KEY=env:VARIABLE"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+
+
+def test_migrate_without_a_database_says_which_variable_to_set() -> None:
+    done = run("migrate")
+    assert done.returncode == 1
+    assert "ABIDE_POSTGRES_URL" in done.stderr
