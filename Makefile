@@ -9,7 +9,7 @@ PACKAGES := agent_api agent_store agent_runtime agent_cli operator/agent_operato
 .PHONY: help setup check generate test test-unit test-integration test-e2e up down dev images clean
 
 help: ## List the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@tools/venv.sh "$(PYTHON)" "$(VENV)"

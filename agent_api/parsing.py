@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import yaml
 
@@ -42,7 +42,7 @@ def refuse(path: str, message: str) -> NoReturn:
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 as Kubernetes' tools read it: dates and base-60 numbers are texts, `1e3` is a number, `y` is true."""
 
-    bool_values: dict[str, bool] = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
+    bool_values: ClassVar[dict[str, bool]] = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _READ_OTHERWISE]

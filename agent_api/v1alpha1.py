@@ -156,7 +156,10 @@ class ModelParameters(Model):
     """Parameters of one model call."""
 
     delay_seconds: float = Field(
-        default=0, ge=0, le=3600, description="echo: wait this long before replying, in seconds."
+        default=0,
+        ge=0,
+        le=3600,
+        description="Wait this long before every reply, in seconds; a scripted reply's own delay comes on top.",
     )
     replies: list[Reply] = Field(
         default_factory=list,

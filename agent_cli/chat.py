@@ -34,18 +34,24 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """One conversation. `message` None: read messages from the terminal, or line by line from a pipe."""
+    """One conversation. `message` None: read messages from the terminal, or line by line from a pipe.
+
+    `key` is the idempotency key of the one message; None: a new one.
+    """
 
     message: str | None
     session: str
     user: str
     timeout: float
+    key: str | None = None
 
 
 def run_chat(reach: Reach, options: ChatOptions, environ: Mapping[str, str]) -> None:
     """Chat, and exit with 1 if a message had no reply. Raises CliError, UsageError."""
     check_name("--session", options.session, SESSION_PATTERN)
     check_name("--user", options.user, USER_PATTERN)
+    if options.key is not None and options.message is None:
+        raise UsageError("--idempotency-key belongs to one message; give MESSAGE too.")
     screen = Screen(interactive=options.message is None and sys.stdin.isatty())
     with _connected(reach, options.user, screen, environ) as client:
         if options.message is None:
@@ -64,7 +70,8 @@ def send_one(screen: Screen, client: AgentClient, options: ChatOptions) -> bool:
     def ignore(_: Output) -> None:
         """Print nothing before the reply is final: what a pipe got cannot be taken back."""
 
-    response = client.send(options.session, options.message, key=new_key(), timeout=options.timeout, sink=ignore)
+    key = options.key or new_key()
+    response = client.send(options.session, options.message, key=key, timeout=options.timeout, sink=ignore)
     if response.reply is not None:
         screen.write(clean(response.reply.content) + "\n")
     note = outcome_note(response.turn)

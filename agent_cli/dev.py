@@ -4,10 +4,11 @@ One process: an embedded Postgres beside it, the runtime in a thread, the chat i
 started is ended on every way out; what kill -9 leaves behind is cleaned up by the next run.
 """
 
+import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,45 +57,126 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> None:
     secret_options = parse_secret_options(options.secrets, environ)
     resolved = resolve(read_documents(options.files), secret_options)
     port = choose_port(options.port)
-    interactive = options.chat and sys.stdin.isatty()
     stop = StopRequest()
-    # The runtime's imports take about as long as Postgres needs to start: both at once.
-    threading.Thread(target=_import_runtime, name="abide-import", daemon=True).start()
-    with ExitStack() as stack:
-        workspace = stack.enter_context(Workspace())
-        write_secrets(resolved.secrets, workspace.secrets)
-        url = _start_postgres(stack, options.data or workspace.data)
-        if stop.requested:
+    try:
+        _Dev(options, secret_options, stop, port).run(resolved, watcher)
+    finally:
+        stop.finish()
+
+
+class _Dev:
+    """One run, from a valid manifest to the end."""
+
+    def __init__(
+        self, options: DevOptions, secret_options: Sequence[SecretOption], stop: StopRequest, port: int
+    ) -> None:
+        self._options = options
+        self._secret_options = secret_options
+        self._stop = stop
+        self._port = port
+        self._has_chat = options.chat and sys.stdin.isatty()
+        self._url = f"http://{HOST}:{port}"
+
+    def run(self, resolved: Resolved, watcher: Watcher) -> None:
+        # The runtime's imports take about as long as Postgres needs to start: both at once.
+        threading.Thread(target=_import_runtime, name="abide-import", daemon=True).start()
+        with ExitStack() as stack:
+            workspace = stack.enter_context(Workspace())
+            write_secrets(resolved.secrets, workspace.secrets)
+            database = self._start_postgres(stack, self._options.data or workspace.data)
+            if self._stop.requested:
+                return
+            server = self._make_server(database, workspace.secrets)
+            stack.callback(server.stop)
+            server.start(tuple(resolved.agents))
+            print(f"listening on {self._url}\npostgres: {database}", flush=True)
+            with watcher.calling(lambda: self._reload(server, workspace.secrets)):
+                self._serve(resolved.agents)
+            _tell("stopping …")
+        if server.error:
+            raise CliError(server.error)
+
+    def _start_postgres(self, stack: ExitStack, folder: Path) -> str:
+        postgres = EmbeddedPostgres(folder)
+        stack.callback(postgres.stop)
+        try:
+            postgres.start(POSTGRES_TIMEOUT)
+        except EmbeddedPostgresError as error:
+            raise CliError(str(error)) from error
+        if not self._stop.requested:
+            migrate_in_subprocess(postgres.url)
+        return postgres.url
+
+    def _make_server(self, database: str, secrets: Path) -> "Server":
+        from agent_cli.serving import Server, dev_settings
+
+        settings = dev_settings(
+            database,
+            secrets,
+            port=self._port,
+            log_level=self._options.log_level or ("warning" if self._has_chat else "info"),
+        )
+        return Server(settings, on_failure=self._stop.request)
+
+    def _serve(self, agents: Sequence["Agent"]) -> None:
+        if not self._has_chat:
+            self._stop.wait()
             return
-        server = _make_server(url, port, workspace.secrets, options, interactive, environ, stop.request)
-        stack.callback(server.stop)
-        server.start(tuple(resolved.agents))
-        print(f"listening on http://{HOST}:{port}\npostgres: {url}", flush=True)
-        reload = _Reload(options.files, secret_options, workspace.secrets, server, interactive)
-        stack.enter_context(watcher.calling(reload.run))
-        if interactive:
-            with stop.interrupting_quietly():
-                _make_chat(resolved.agents, port).run()
+        chat = self._make_chat(agents)
+        try:
+            with self._stop.interrupting():
+                chat.run()
+        except KeyboardInterrupt:
+            pass
+
+    def _make_chat(self, agents: Sequence["Agent"]) -> "Chat":
+        from agent_cli.client import AgentClient, AgentRef
+        from agent_cli.conversation import Chat, Screen
+        from agent_cli.targets import UrlTarget
+
+        screen = Screen(interactive=True)
+        refs = [AgentRef(agent.metadata.namespace, agent.metadata.name) for agent in agents]
+        clients = [AgentClient(UrlTarget(self._url, ref, trust_env=False), ref, note=screen.note) for ref in refs]
+        return Chat(screen, clients)
+
+    def _reload(self, server: "Server", secrets: Path) -> None:
+        names = ", ".join(str(path) for path in self._options.files)
+        try:
+            resolved = resolve(read_documents(self._options.files), self._secret_options)
+        except UsageError as error:
+            _tell(f"{names} changed and cannot be used; the last good version keeps serving:", *error.lines)
+            return
+        write_secrets(resolved.secrets, secrets)
+        try:
+            server.replace(tuple(resolved.agents))
+        except CliError as error:
+            _tell(f"{names} changed and could not be served:", *error.lines)
+            self._stop.request()
         else:
-            stop.wait()
-        print("stopping …", file=sys.stderr, flush=True)
-    if server.error is not None:
-        raise CliError(f"Serving ended: {server.error}")
+            _tell(f"{names} changed: the new version serves")
 
 
 def choose_port(wanted: int | None) -> int:
     """Return a port to listen on: the wanted one, or 8080, or a free one. Raises UsageError when `wanted` is taken."""
-    for port in [wanted] if wanted else [DEFAULT_PORT, 0] if wanted is None else [0]:
+    candidates = [DEFAULT_PORT, 0] if wanted is None else [wanted]
+    problem = ""
+    for port in candidates:
         with socket.socket() as probe:
+            # As the server will: a port whose last connections are still fading away can be used.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
+                probe.listen()
             except OSError as error:
-                if wanted:
-                    raise UsageError(
-                        f"Port {wanted} on {HOST} cannot be used: {error.strerror}; choose another one, "
-                        "or leave --port out to get a free one."
-                    ) from error
-                continue
-            return int(probe.getsockname()[1])
-    raise UsageError(f"No free port on {HOST}.")
+                problem = os.strerror(error.errno or 0)
+            else:
+                return int(probe.getsockname()[1])
+    raise UsageError(f"Port {wanted} on {HOST} cannot be used ({problem}): choose another one, or leave --port out.")
+
+
+def _import_runtime() -> None:
+    from agent_cli import conversation, serving, targets  # noqa: F401
+
+
+def _tell(*lines: str) -> None:
+    print("\n".join(lines), file=sys.stderr, flush=True)

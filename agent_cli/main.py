@@ -140,6 +140,13 @@ def chat(
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, help="Longest wait for one reply, in seconds, also over lost pods.")
     ] = 300.0,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key",
+            help="With MESSAGE: the same key and message get the same reply, sent once or often. Default: a new key.",
+        ),
+    ] = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
     url: Url = None,
@@ -154,7 +161,8 @@ def chat(
     from agent_cli.chat import ChatOptions, Reach, run_chat
 
     reach = Reach(name, namespace=namespace, context=context, kubeconfig=kubeconfig, url=url, key=key)
-    run_chat(reach, ChatOptions(message=message, session=session, user=user, timeout=timeout), os.environ)
+    options = ChatOptions(message=message, session=session, user=user, timeout=timeout, key=idempotency_key)
+    run_chat(reach, options, os.environ)
 
 
 @app.command()

@@ -3,18 +3,42 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
+
+import uvloop
 
 from agent_api.v1alpha1 import Agent
 from agent_cli.errors import CliError
 from agent_runtime.app import serve
-from agent_runtime.errors import AgentRuntimeError
-from agent_runtime.settings import RuntimeSettings
+from agent_runtime.errors import SettingsError
+from agent_runtime.settings import AuthMode, RuntimeSettings
 
 READY_TIMEOUT: Final = 60.0
 STOP_MARGIN: Final = 15.0
 """What the runtime may take beyond its drain: cancelling, saving, closing."""
+DRAIN_SECONDS: Final = 5.0
+"""How long a stop waits for running turns: somebody waits at the terminal, and with --data they go on next time."""
+INSTANCE: Final = "abide-dev"
+"""The same at every start, so that a restart takes over its own turns at once; a data folder has one user at a time."""
+
+
+def dev_settings(database: str, secrets: Path, *, port: int, log_level: str) -> RuntimeSettings:
+    """Return what the runtime needs on this machine: loopback only, therefore no API keys."""
+    return RuntimeSettings(
+        postgres_url=database,
+        instance=INSTANCE,
+        pod_name=INSTANCE,
+        auth=AuthMode.NONE,
+        secrets_dir=secrets,
+        host="127.0.0.1",
+        port=port,
+        log_format="console",
+        log_level=log_level,
+        drain_seconds=DRAIN_SECONDS,
+    )
 
 
 class Server:
@@ -24,25 +48,26 @@ class Server:
         self._settings = settings
         self._on_failure = on_failure
         self._run: _Run | None = None
-        self.error: BaseException | None = None
+        self.error: list[str] = []
 
     def start(self, agents: tuple[Agent, ...]) -> None:
         """Serve these agents; return when messages can be accepted. Raises CliError when that cannot be."""
-        run = _Run(replace(self._settings, agents=agents), self._ended)
-        self._run = run
-        if not run.ready.wait(READY_TIMEOUT) or run.error is not None:
-            self.stop()
-            raise _explain(run.error)
+        self._run = run = _Run(replace(self._settings, agents=agents), self._ended)
+        run.wait_ready(READY_TIMEOUT)
+
+    def replace(self, agents: tuple[Agent, ...]) -> None:
+        """Serve these agents instead; connections are refused for a moment. Raises CliError as start() and stop()."""
+        self.stop()
+        self.start(agents)
 
     def stop(self) -> None:
         """Let turns finish, save, and return when the thread has ended. Idempotent. Raises CliError if it does not."""
         run, self._run = self._run, None
         if run is not None and not run.stop(self._settings.drain_seconds + STOP_MARGIN):
-            raise CliError("The runtime did not stop in time; unfinished turns go on at the next start.")
+            raise CliError("The runtime did not stop in time; unfinished turns go on at the next start with this data.")
 
     def _ended(self, error: BaseException | None) -> None:
-        if error is not None:
-            self.error = error
+        self.error = explain(error)
         self._on_failure()
 
 
@@ -50,20 +75,65 @@ class _Run:
     """One thread with one event loop that runs serve() once."""
 
     def __init__(self, settings: RuntimeSettings, on_unasked_end: Callable[[BaseException | None], None]) -> None:
-        self.ready = threading.Event()
-        self.error: BaseException | None = None
         self._settings = settings
         self._on_unasked_end = on_unasked_end
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._stop = asyncio.Event()
         self._stopping = False
+        self._ready = False
+        self._error: BaseException | None = None
+        # Set when serving began or ended, whichever came first.
+        self._settled = threading.Event()
         self._thread = threading.Thread(target=self._main, name="abide-runtime", daemon=True)
         self._thread.start()
+
+    def wait_ready(self, timeout: float) -> None:
+        """Return when messages can be accepted. Raises CliError with the reason when that does not come."""
+        if not self._settled.wait(timeout):
+            raise CliError(f"The runtime was not ready within {timeout:g} s.")
+        if not self._ready:
+            raise CliError(explain(self._error)) from self._error
 
     def stop(self, timeout: float) -> bool:
         """Ask serve() to end and wait for the thread; False if it still runs after `timeout` seconds."""
         self._stopping = True
-        if self._loop is not None and self._stop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+        loop = self._loop
+        if loop is not None and self._thread.is_alive():
+            # The loop may close at this very moment; then there is nothing to ask.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        try:
+            uvloop.run(self._serve())
+        except BaseException as error:
+            self._error = error
+        finally:
+            was_ready = self._ready
+            self._settled.set()
+        if was_ready and not self._stopping:
+            self._on_unasked_end(self._error)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await serve(self._settings, on_ready=self._on_ready, stop=self._stop)
+
+    def _on_ready(self) -> None:
+        self._ready = True
+        self._settled.set()
+
+
+def explain(error: BaseException | None) -> list[str]:
+    """Return why serving ended, one line per cause."""
+    match error:
+        case None:
+            return ["The runtime stopped by itself."]
+        case BaseExceptionGroup():
+            return [line for inner in error.exceptions for line in explain(inner)]
+        case SettingsError():
+            return error.problems
+        case OSError():
+            return [f"The runtime cannot serve: {error.strerror or error}."]
+    return [f"The runtime failed: {type(error).__name__}: {error}"]

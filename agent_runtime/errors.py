@@ -51,6 +51,10 @@ class SettingsError(Stalled):
         self.problems = problems
 
 
+class CannotListen(Stalled):
+    """The address the process should listen on cannot be had."""
+
+
 class InvalidState(Stalled):
     """A state document that this version cannot read; `problems` has one (field, message) per mistake."""
 

@@ -30,7 +30,7 @@ class StateSaver:
         self._clock = clock
         self._cache = cache
         self._telemetry = telemetry
-        self._saving: set[UUID] = set()
+        self._saving: dict[UUID, asyncio.Event] = {}
 
     async def save_due(self, session_id: UUID) -> None:
         """Save the session if its automatic save is due."""
@@ -54,8 +54,8 @@ class StateSaver:
 
     async def save_all(self, *, timeout: float) -> None:
         """Save every session with unsaved turns, for at most `timeout` seconds."""
-        unsaved = list(self._cache.unsaved())
         gate = asyncio.Semaphore(SAVES_AT_ONCE)
+        unsaved: list[CachedSession] = []
 
         async def save(session: CachedSession) -> bool:
             async with gate:
@@ -63,6 +63,9 @@ class StateSaver:
 
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
+                for begun in list(self._saving.values()):  # what they save need not be saved again
+                    await begun.wait()
+                unsaved += self._cache.unsaved()
                 await asyncio.gather(*map(save, unsaved))
         left = sum(1 for _ in self._cache.unsaved())
         _LOG.info("states_saved", saved=len(unsaved) - left, left=left)
@@ -71,7 +74,7 @@ class StateSaver:
         """Save one session; False if it could not be."""
         if session.session_id in self._saving:
             return True
-        self._saving.add(session.session_id)
+        done = self._saving[session.session_id] = asyncio.Event()
         started = self._clock.monotonic()
         turns, owed = session.unsaved_turns, session.save_due
         session.save_due = False  # a turn that ends meanwhile may set it again
@@ -95,6 +98,7 @@ class StateSaver:
         else:
             self._telemetry.state_saved(self._clock.monotonic() - started, trigger=trigger)
         finally:
-            self._saving.discard(session.session_id)
+            del self._saving[session.session_id]
+            done.set()
         session.unsaved_turns -= turns
         return True

@@ -23,7 +23,7 @@
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -98,6 +98,10 @@ class RuntimeSettings:
         if problems:
             raise SettingsError(problems)
         return agents
+
+    def with_agents(self, agents: tuple[Agent, ...]) -> "RuntimeSettings":
+        """Return settings that serve these agents, so that the manifest is not read again."""
+        return replace(self, agents=agents)
 
     def id_of(self, agent: Agent) -> UUID:
         """Return the id under which the agent's rows are kept."""

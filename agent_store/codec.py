@@ -1,8 +1,8 @@
 """How content is written to Postgres: the one place where it is encrypted and decrypted.
 
-Today content is stored as plain UTF-8 with key id null. A codec with keys takes PlainCodec's place; it authenticates each
-value together with its logical place (table and ids that survive restore and clone), so that a value moved elsewhere does not
-decrypt.
+Today content is stored as plain UTF-8 with key id null. A codec with keys takes PlainCodec's place; it authenticates
+each value together with its logical place (table and ids that survive restore and clone), so that a value moved
+elsewhere does not decrypt.
 """
 
 import json

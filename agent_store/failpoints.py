@@ -1,9 +1,9 @@
 """Named points before and after every statement of the store, where tests can make the process die, wait or fail.
 
 Names are `store.<method>.<n>.before` and `.after`, n counting the method's statements from 1. Set by the environment:
-`ABIDE_FAILPOINTS="name=action[,name=action…]"` with actions `kill[:skip]` (SIGKILL to this process, after letting `skip` hits
-pass), `sleep:SECONDS` and `error` (raise StoreUnavailable); `ABIDE_FAILPOINTS_TRACE=FILE` appends each name that is passed.
-For tests only: without either variable the store does not call anything here.
+`ABIDE_FAILPOINTS="name=action[,name=action…]"` with actions `kill[:skip]` (SIGKILL to this process, after letting
+`skip` hits pass), `sleep:SECONDS` and `error` (raise StoreUnavailable); `ABIDE_FAILPOINTS_TRACE=FILE` appends each
+name that is passed. For tests only: without either variable the store does not call anything here.
 """
 
 import asyncio
@@ -18,15 +18,41 @@ from agent_api.conditions import Reason
 from agent_store.errors import StoreUnavailable
 
 
-def _points(method: str, statements: int) -> tuple[str, ...]:
-    return tuple(f"store.{method}.{n}.{when}" for n in range(1, statements + 1) for when in ("before", "after"))
+def _points(method: str, *statements: int) -> tuple[str, ...]:
+    return tuple(f"store.{method}.{n}.{when}" for n in statements for when in ("before", "after"))
 
+
+START: Final = (*_points("check", 1), *_points("register", 1, 2))
+"""What a process passes before it is ready."""
 
 PLAIN_TURN: Final = (*_points("accept", 1), *_points("load_history", 1), *_points("complete", 1))
 """What a turn without queueing, duplicates or takeover passes, in this order."""
 
 QUEUED_TURN: Final = _points("start_next", 1)
 """What the start of a queued turn passes besides."""
+
+REPEATED_MESSAGE: Final = (*_points("accept", 2), *_points("get_turn", 1))
+"""What a message sent again passes besides, also in another process than the one that runs its turn."""
+
+AUTO_SAVE: Final = (*_points("load_state", 1), *_points("save_state", 1))
+"""What saving a session's snapshot passes."""
+
+READING: Final = _points("list_messages", 1)
+"""What reading a session's history passes."""
+
+UPKEEP: Final = (
+    *_points("renew", 1),
+    *_points("claim_orphans", 1, 2),
+    *_points("beat", 1),
+    *_points("record_metrics", 1),
+)
+"""What comes round by itself every few seconds; orphaned and waiting turns are taken over there."""
+
+DRAIN: Final = _points("release", 1)
+"""What only the end of a process passes."""
+
+EVERY: Final = (*START, *PLAIN_TURN, *QUEUED_TURN, *REPEATED_MESSAGE, *AUTO_SAVE, *READING, *UPKEEP, *DRAIN)
+"""All that a process passes which talks, is taken over and drained, without faults of Postgres."""
 
 
 @dataclass(frozen=True, slots=True)

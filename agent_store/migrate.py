@@ -1,8 +1,9 @@
-"""Bring the database schema up to date: `python -m agent_store.migrate`, run by the operator, by `abide dev` and by hand.
+"""Bring the database schema up to date: `python -m agent_store.migrate`, for the operator, `abide dev` and people.
 
-Every migration is a plain SQL file in sql/migrations, named NNNN_pre_what.sql (safe while the previous release still runs) or
-NNNN_post_what.sql (only once it is gone); alembic keeps the order and the version. Runs in its own short process over
-ABIDE_POSTGRES_DIRECT_URL or ABIDE_POSTGRES_URL: a pooler in transaction mode in between would lose the lock.
+Every migration is a plain SQL file in sql/migrations, named NNNN_pre_what.sql (safe while the previous release still
+runs) or NNNN_post_what.sql (only once it is gone); alembic keeps the order and the version. Runs in its own short
+process over ABIDE_POSTGRES_DIRECT_URL or ABIDE_POSTGRES_URL: a pooler in transaction mode in between would lose the
+lock.
 """
 
 import os
@@ -32,6 +33,8 @@ def run_sql(wrapper: str) -> None:
     from alembic import op
 
     connection = op.get_bind().connection.driver_connection
+    if connection is None:
+        raise MigrationError("the connection to the database was lost")
     connection.execute((_SQL / (Path(wrapper).stem + ".sql")).read_bytes())
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class StoreSettings:
     """Bounds of one store; all times are seconds.
 
-    The sum of `connect_timeout` and `command_timeout` stays below the time a lease lives, so that a process learns that
-    Postgres is gone before its lease is. `statement_cache` is off behind a pooler that does not keep prepared statements
-    (PgBouncer before 1.21 in transaction mode).
+    The sum of `connect_timeout` and `command_timeout` stays below the time a lease lives, so that a process learns
+    that Postgres is gone before its lease is. `statement_cache` is off behind a pooler that does not keep prepared
+    statements (PgBouncer before 1.21 in transaction mode).
     """
 
     max_connections: int = 5

@@ -20,4 +20,5 @@ def _build(spec: ModelSpec, clock: Clock) -> Model:
         case "echo":
             return EchoModel(spec.display, timeout, clock, delay=spec.parameters.delay_seconds)
         case "scripted":
-            return ScriptedModel(spec.display, timeout, clock, replies=tuple(spec.parameters.replies))
+            replies = tuple(spec.parameters.replies)
+            return ScriptedModel(spec.display, timeout, clock, replies, delay=spec.parameters.delay_seconds)

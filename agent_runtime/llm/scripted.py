@@ -12,19 +12,23 @@ MOST_PIECES = 16
 
 @dataclass(frozen=True, slots=True)
 class ScriptedModel:
-    """Plays `replies[step mod length]`: waits, then fails, or gives text and tool calls."""
+    """Plays `replies[step mod length]`: waits, then fails, or gives text and tool calls.
+
+    `delay` seconds come before every entry, an entry's own on top.
+    """
 
     display: str
     timeout: float
     clock: Clock
     replies: Sequence[str | ScriptedReply]
+    delay: float = 0.0
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:
         """Yield the entry's text in pieces, then its tool calls."""
         entry = self.replies[request.step % len(self.replies)]
         reply = ScriptedReply(content=entry) if isinstance(entry, str) else entry
-        if reply.delay_seconds:
-            await self.clock.sleep(reply.delay_seconds)
+        if delay := self.delay + reply.delay_seconds:
+            await self.clock.sleep(delay)
         if reply.error is not None:
             raise ModelError.from_status(reply.error)
         text = reply.content or ""

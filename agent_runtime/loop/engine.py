@@ -323,6 +323,7 @@ class AgentEngine:
                 if completed is not None:
                     stream.finish(completed.turn)
         except LeaseLost:
+            self._lease.probe()  # either this turn or the whole process was fenced out
             _LOG.warning("turn_fenced_out", agent=self.agent.name, turn=str(claim.turn_id), attempts=claim.attempts)
         except Exception as error:
             self._give_up(claim, error)

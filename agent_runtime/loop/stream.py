@@ -28,13 +28,14 @@ def first_attempt(claim_attempts: int) -> int:
 class TurnStream:
     """The text of one turn's present attempt, and its outcome once committed. Not thread-safe."""
 
-    __slots__ = ("_waiters", "attempt", "deltas", "outcome", "watchers")
+    __slots__ = ("_waiters", "attempt", "closed", "deltas", "outcome", "watchers")
 
     def __init__(self) -> None:
         self.attempt = 0
         self.deltas: list[str] = []
         self.outcome: TurnRecord | None = None
         self.watchers = 0
+        self.closed = False
         self._waiters: list[asyncio.Future[None]] = []
 
     def begin(self, attempt: int) -> None:
@@ -56,6 +57,11 @@ class TurnStream:
     def finish(self, outcome: TurnRecord) -> None:
         """Publish the committed outcome."""
         self.outcome = outcome
+        self._wake()
+
+    def close(self) -> None:
+        """Send the listeners away: this process ends, and the turn goes on in another one."""
+        self.closed = True
         self._wake()
 
     async def wait_change(self, timeout: float) -> bool:
@@ -87,6 +93,7 @@ class StreamHub:
     def __init__(self) -> None:
         self._streams: dict[UUID, TurnStream] = {}
         self._finished: OrderedDict[UUID, TurnStream] = OrderedDict()
+        self._closed = False
 
     @contextmanager
     def hold(self, turn_id: UUID) -> Iterator[TurnStream]:
@@ -94,6 +101,7 @@ class StreamHub:
         stream = self._streams.get(turn_id) or self._finished.get(turn_id)
         if stream is None:
             stream = TurnStream()
+        stream.closed = self._closed
         self._streams[turn_id] = stream
         stream.watchers += 1
         try:
@@ -107,6 +115,12 @@ class StreamHub:
     def find(self, turn_id: UUID) -> TurnStream | None:
         """Return the stream if somebody holds it."""
         return self._streams.get(turn_id)
+
+    def close(self) -> None:
+        """Send all listeners away, now and later."""
+        self._closed = True
+        for stream in self._streams.values():
+            stream.close()
 
     def __len__(self) -> int:
         """Return how many streams are held."""

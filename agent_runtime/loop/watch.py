@@ -37,6 +37,8 @@ async def watch_outcome(turn: TurnRecord, stream: TurnStream, poll: Poll, timeou
     while True:
         if stream.outcome is not None:
             return stream.outcome
+        if stream.closed:
+            return turn
         now = clock.monotonic()
         if now >= next_poll or now >= deadline:
             turn = await _poll_once(turn, poll)
@@ -59,7 +61,7 @@ async def watch_events(
 ) -> AsyncGenerator[TurnEvent | None, None]:
     """Yield the events behind `last_event`; None when nothing happened for a while, so that the line is kept alive.
 
-    Ends after `completed` or `failed`. Raises what `poll` raises but outages.
+    Ends after `completed` or `failed`, or without them when the process ends. Raises what `poll` raises but outages.
     """
     with hub.hold(turn.id) as stream:
         follower = _Follower(stream, last_event)
@@ -73,6 +75,8 @@ async def watch_events(
                 yield event
             if stream.outcome is not None:
                 yield follower.outcome(stream.outcome)
+                return
+            if stream.closed:
                 return
             now = clock.monotonic()
             if now - silent_since >= HEARTBEAT_SECONDS:

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line on stdout, or coloured text for people.
+"""Structured logs: one JSON object per line on stdout, or text for people on stderr.
 
 The event is a short word, everything else a field; content of messages is never logged. Uvicorn's and other libraries'
 lines take the same way out.
@@ -45,7 +45,7 @@ def configure(log_format: str, level: str, scrub: Scrub) -> None:
             _Rendered(renderer, scrub),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout if log_format == "json" else sys.stderr),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()

@@ -1,8 +1,8 @@
 """Run a program as an ordinary user although we are root, also below folders that only root may enter.
 
-Postgres refuses to run as root, and `abide dev` in a container or on a server usually is root. Where the folders above the
-data are closed (a home of mode 0700), nothing is opened up for others: the program gets one ambient capability that lets
-it pass through, and nothing else of root. Runs in the supervisor, so: standard library only.
+Postgres refuses to run as root, and `abide dev` in a container or on a server usually is root. Where the folders
+above the data are closed (a home of mode 0700), nothing is opened up for others: the program gets one ambient
+capability that lets it pass through, and nothing else of root. Runs in the supervisor, so: standard library only.
 Source: capabilities(7), prctl(2).
 """
 
@@ -52,7 +52,9 @@ def choose_identity(paths: Sequence[str], owner: int | None) -> Identity:
         return Identity(None, None, None)
     held = _held_capabilities()
     if not held >> _CAP_SETUID & 1:
-        raise PrivilegeError("Postgres refuses to run as root and this root may not change its user; run as another user")
+        raise PrivilegeError(
+            "Postgres refuses to run as root and this root may not change its user; run as another user"
+        )
     uid, gid = _account(owner)
     if all(_is_reachable(path, uid, gid) for path in paths):
         return Identity(uid, gid, None)

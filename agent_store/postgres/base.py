@@ -2,7 +2,6 @@
 
 from agent_store.codec import PLAIN, Codec
 from agent_store.postgres.executor import Executor
-from agent_store.postgres.held import HeldClaims
 
 
 class Part:
@@ -11,4 +10,3 @@ class Part:
     def __init__(self, db: Executor, codec: Codec = PLAIN) -> None:
         self._db = db
         self._codec = codec
-        self._held = HeldClaims()

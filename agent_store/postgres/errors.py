@@ -45,7 +45,12 @@ _REMEDIES: Final[dict[Reason, str]] = {
 TRANSIENT: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """Nothing was done; the same statement may succeed at once."""
 
-LOST: Final = (asyncpg.ConnectionDoesNotExistError, asyncpg.InterfaceError, ConnectionError, asyncpg.OperatorInterventionError)
+LOST: Final = (
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.InterfaceError,
+    ConnectionError,
+    asyncpg.OperatorInterventionError,
+)
 """The connection broke, so that a new one may work."""
 
 TRANSLATED: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, asyncio.IncompleteReadError)

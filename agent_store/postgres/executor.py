@@ -1,6 +1,5 @@
 """Run single statements on pooled connections: deadlines, failpoints, one retry, translation of errors."""
 
-
 from typing import Any, Final
 
 import asyncpg
@@ -33,9 +32,9 @@ class Executor:
     async def run(self, name: str, *arguments: object, point: str, repeatable: bool = True) -> Rows:
         """Run the statement `name`; return its rows.
 
-        `point` names its failpoints, as `<method>.<n>`. A `repeatable` statement is run once more if a connection that
-        was used before turns out to be broken, which is how a restart of Postgres shows; others only if surely not sent.
-        Raises StoreUnavailable; asyncpg.UniqueViolationError passes through, for the caller to explain.
+        `point` names its failpoints, as `<method>.<n>`. A `repeatable` statement is run once more if a connection
+        that was used before turns out to be broken, which is how a restart of Postgres shows; others only if surely
+        not sent. Raises StoreUnavailable; asyncpg.UniqueViolationError passes through, for the caller to explain.
         """
         if self._failpoints is not None:
             await self._failpoints.hit(f"store.{point}.before")
@@ -88,5 +87,3 @@ class Executor:
     async def aclose(self) -> None:
         """Close all connections within one `command_timeout`."""
         await self._pool.aclose(self._settings.command_timeout)
-
-

@@ -39,7 +39,6 @@ class PostgresLeases(Part):
         """See agent_store.ports.LeaseStore.register."""
         await self._check("register.1")
         rows = await self._db.run("register", agent_id, namespace, name, instance, ttl, point="register.2")
-        self._held.clear()
         return Owner(instance, rows[0]["epoch"])
 
     async def renew(self, agent_id: UUID, owner: Owner, *, ttl: float) -> None:

@@ -1,8 +1,8 @@
 """Connections to Postgres, opened when needed and closed when idle.
 
-The last one used is the next one used, so that an idle process keeps at most one and finally none. No reset statement when one
-is given back (it would cost a fifth of the speed): nothing here leaves anything behind in a connection, and one whose
-statement was interrupted is thrown away.
+The last one used is the next one used, so that an idle process keeps at most one and finally none. No reset statement
+when one is given back (it would cost a fifth of the speed): nothing here leaves anything behind in a connection, and
+one whose statement was interrupted is thrown away.
 """
 
 import asyncio

@@ -26,9 +26,7 @@ class PostgresSessions(Part):
     ) -> list[SessionRecord]:
         """See agent_store.ports.SessionStore.list_sessions."""
         moment, session_id = before or (None, None)
-        rows = await self._db.run(
-            "list_sessions", agent_id, user, moment, session_id, limit, point="list_sessions.1"
-        )
+        rows = await self._db.run("list_sessions", agent_id, user, moment, session_id, limit, point="list_sessions.1")
         return [read_session(row) for row in rows]
 
     async def delete_session(self, key: SessionKey) -> bool:

@@ -1,7 +1,5 @@
 """PostgresStore: the store's port on Postgres."""
 
-import asyncio
-
 from agent_store.failpoints import NO_FAILPOINTS, Failpoints
 from agent_store.postgres.executor import Executor
 from agent_store.postgres.leases import PostgresLeases
@@ -17,14 +15,13 @@ _DEFAULTS = StoreSettings()
 class PostgresStore(PostgresLeases, PostgresTurns, PostgresSessions, PostgresTelemetry):
     """Implements agent_store.ports.Store; made without touching the network, it connects with the first call.
 
-    Belongs to one event loop and to one process: it remembers which claims it gave out.
+    Belongs to one event loop.
     """
 
     def __init__(
         self, url: str, settings: StoreSettings = _DEFAULTS, *, failpoints: Failpoints = NO_FAILPOINTS
     ) -> None:
         super().__init__(Executor(url, settings, failpoints))
-        self._sweeping = asyncio.Lock()
 
     def statistics(self) -> PoolStatistics:
         """Return how many connections are open and idle."""

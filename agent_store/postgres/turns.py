@@ -1,6 +1,6 @@
-"""The life of turns in Postgres. Each method is one statement in the usual case; the statements say why they are right."""
+"""The life of turns in Postgres: one statement each in the usual case; sql/queries says why they are right."""
 
-import asyncio
+from collections.abc import Sequence
 from uuid import UUID
 
 import asyncpg
@@ -33,19 +33,6 @@ class PostgresTurns(Part):
 
     async def accept(self, turn: NewTurn, owner: Owner) -> Accepted:
         """See agent_store.ports.TurnStore.accept."""
-        was_swept = self._held.is_from_sweep(turn.id)
-        if not was_swept:
-            self._held.keep(turn.id)  # before it is sent: the sweep must not take it from under us
-        is_given = False
-        try:
-            accepted = await self._accept(turn, owner, may_run=not was_swept)
-            is_given = accepted.claim is not None
-            return accepted
-        finally:
-            if not is_given and not was_swept:
-                self._held.drop(turn.id)
-
-    async def _accept(self, turn: NewTurn, owner: Owner, *, may_run: bool) -> Accepted:
         for _ in range(_RACES):
             try:
                 row = await self._insert(turn, owner)
@@ -53,7 +40,7 @@ class PostgresTurns(Part):
                 row = None
             if row is not None and row["id"] is not None:
                 return _read_accepted(turn, row)
-            existing = await self._find_accepted(turn, owner, may_run=may_run)
+            existing = await self._find_accepted(turn, owner)
             if existing is not None:
                 return existing
             if row is not None:
@@ -85,7 +72,7 @@ class PostgresTurns(Part):
         row: Row = rows[0]
         return row
 
-    async def _find_accepted(self, turn: NewTurn, owner: Owner, *, may_run: bool) -> Accepted | None:
+    async def _find_accepted(self, turn: NewTurn, owner: Owner) -> Accepted | None:
         key = turn.session
         rows = await self._db.run(
             "find_accepted",
@@ -112,7 +99,7 @@ class PostgresTurns(Part):
             return Accepted(Disposition.DUPLICATE, stored, None)
         if stored.status == TurnStatus.QUEUED:
             return Accepted(Disposition.QUEUED, stored, None)
-        if not row["is_held"] or not may_run:
+        if not row["is_held"]:
             return Accepted(Disposition.DUPLICATE, stored, None)
         claim = Claim(
             turn_id=turn.id,
@@ -157,14 +144,12 @@ class PostgresTurns(Part):
         )
         if not rows:
             return await self._find_completed(claim)
-        self._held.drop(claim.turn_id)
         return _read_completed(claim, outcome, rows[0])
 
     async def _find_completed(self, claim: Claim) -> Completed:
         rows = await self._db.run(
             "find_completed", claim.session.agent_id, claim.turn_id, claim.token, point="complete.2"
         )
-        self._held.drop(claim.turn_id)
         if not rows:
             raise LeaseLost(f"turn {claim.turn_id} was taken over or deleted")
         return Completed(read_turn(self._codec, rows[0]), rows[0]["is_waiting"])
@@ -179,52 +164,41 @@ class PostgresTurns(Part):
 
     async def start_next(self, agent_id: UUID, session_id: UUID, owner: Owner) -> Claim | None:
         """See agent_store.ports.TurnStore.start_next."""
-        with self._held.starting(session_id):
-            for _ in range(_RACES):
-                rows = await self._db.run(
-                    "start_next", agent_id, session_id, owner.instance, owner.epoch, point="start_next.1"
-                )
-                if not rows:
-                    raise LeaseLost(f"{owner.instance} holds no lease (epoch {owner.epoch})")
-                row = rows[0]
-                if row["turn_id"] is not None:
-                    self._held.keep(row["turn_id"])
-                    return read_claim(self._codec, row, agent_id)
-                if not row["is_raced"]:
-                    return None
+        for _ in range(_RACES):
+            rows = await self._db.run(
+                "start_next", agent_id, session_id, owner.instance, owner.epoch, point="start_next.1"
+            )
+            if not rows:
+                raise LeaseLost(f"{owner.instance} holds no lease (epoch {owner.epoch})")
+            if rows[0]["turn_id"] is not None:
+                return read_claim(self._codec, rows[0], agent_id)
+            if not rows[0]["is_raced"]:
+                return None
         return None  # the sweep finds it
 
-    async def claim_orphans(self, agent_id: UUID, owner: Owner, *, limit: int) -> list[Claim]:
+    async def claim_orphans(
+        self, agent_id: UUID, owner: Owner, *, limit: int, known: Sequence[UUID] = ()
+    ) -> list[Claim]:
         """See agent_store.ports.TurnStore.claim_orphans."""
-        # One at a time: what the answer of another sweep is about to give is not held yet.
-        async with self._sweeping:
-            claims = await self._take_over(agent_id, owner, limit)
-            if len(claims) < limit:
-                claims += await self._start_waiting(agent_id, owner, limit - len(claims))
-            return claims
-
-    async def _take_over(self, agent_id: UUID, owner: Owner, limit: int) -> list[Claim]:
         rows = await self._db.run(
-            "take_over",
-            agent_id,
-            owner.instance,
-            owner.epoch,
-            limit,
-            self._held.turns,
-            self._held.sessions,
-            point="claim_orphans.1",
+            "take_over", agent_id, owner.instance, owner.epoch, limit, known, point="claim_orphans.1"
         )
         if not rows:
             raise LeaseLost(f"{owner.instance} holds no lease (epoch {owner.epoch})")
         claims = [read_claim(self._codec, row, agent_id) for row in rows if row["turn_id"] is not None]
-        for claim in claims:
-            self._held.keep(claim.turn_id, by_sweep=True)
+        if len(claims) < limit:
+            claims += await self._start_waiting(agent_id, owner, limit - len(claims))
         return claims
 
     async def _start_waiting(self, agent_id: UUID, owner: Owner, limit: int) -> list[Claim]:
         waiting = await self._db.run("list_waiting", agent_id, limit, point="claim_orphans.2")
         claims = [await self.start_next(agent_id, row["id"], owner) for row in waiting]
         return [claim for claim in claims if claim is not None]
+
+    async def cancel_queued(self, agent_id: UUID, turn_id: UUID, user: str) -> TurnRecord | None:
+        """See agent_store.ports.TurnStore.cancel_queued."""
+        await self._db.run("cancel_queued", agent_id, turn_id, user, point="cancel_queued.1")
+        return await self.get_turn(agent_id, turn_id, user)
 
     async def get_turn(self, agent_id: UUID, turn_id: UUID, user: str) -> TurnRecord | None:
         """See agent_store.ports.TurnStore.get_turn."""
@@ -235,12 +209,8 @@ class PostgresTurns(Part):
         self, session_id: UUID, agent_id: UUID, *, before_turn_seq: int, limit: int
     ) -> list[StoredMessage]:
         """See agent_store.ports.TurnStore.load_history."""
-        rows = await self._db.run(
-            "load_history", agent_id, session_id, before_turn_seq, limit, point="load_history.1"
-        )
+        rows = await self._db.run("load_history", agent_id, session_id, before_turn_seq, limit, point="load_history.1")
         return [read_message(self._codec, row) for row in reversed(rows)]
-
-    _sweeping: asyncio.Lock
 
 
 def _read_accepted(turn: NewTurn, row: Row) -> Accepted:

@@ -79,6 +79,7 @@ CREATE TABLE abide.turns (
     steps integer NOT NULL DEFAULT 0,
     input_tokens integer NOT NULL DEFAULT 0,
     output_tokens integer NOT NULL DEFAULT 0,
+    is_queued boolean NOT NULL,
     status text NOT NULL,
     model text,
     revision text NOT NULL,
@@ -98,9 +99,10 @@ COMMENT ON COLUMN abide.turns.attempts IS 'How often the turn was started.';
 COMMENT ON COLUMN abide.turns.token IS 'The session''s token when the turn was last started: names the claim that completed it.';
 COMMENT ON COLUMN abide.turns.first_seq IS 'seq of its user message, given when it starts.';
 COMMENT ON COLUMN abide.turns.reply_seq IS 'seq of its last assistant message.';
-COMMENT ON COLUMN abide.turns.pending_content IS 'The user message while the turn is queued; moves to messages when it starts.';
+COMMENT ON COLUMN abide.turns.is_queued IS 'The same as status queued, in a column that completing does not change.';
+COMMENT ON COLUMN abide.turns.pending_content IS 'The user message of a turn that has not started; moves to messages when it starts.';
 CREATE UNIQUE INDEX turns_idempotency_key ON abide.turns (agent_id, session_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
-CREATE INDEX turns_queued ON abide.turns (agent_id, session_id, turn_seq) WHERE pending_content IS NOT NULL;
+CREATE INDEX turns_queued ON abide.turns (agent_id, session_id, turn_seq) WHERE is_queued;
 
 CREATE TABLE abide.active_turns (
     agent_id uuid NOT NULL,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from agent_api.version import VERSION
+from agent_operator.resources.inputs import PORT
 
 DEFAULT_RUNTIME_IMAGE: Final = f"abide/runtime:{VERSION}"
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -35,6 +36,7 @@ class OperatorSettings:
     port: int = 8080
     log_format: str = "json"
     log_level: str = "INFO"
+    agent_port: int = PORT
     workers: int = 32
     sweep_interval: float = 600.0
     health_interval: float = 10.0

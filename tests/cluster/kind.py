@@ -12,6 +12,7 @@ from tests.cluster.progress import Progress
 from tests.cluster.settings import CLUSTER_NAME, Paths
 
 _NODE = f"{CLUSTER_NAME}-control-plane"
+_CTR = ("docker", "exec", _NODE, "ctr", "--namespace=k8s.io")
 _CREATE_TIMEOUT = 900.0
 
 
@@ -80,7 +81,11 @@ class KindCluster:
 
     def images(self) -> dict[str, str]:
         """Return the digest of each image the node holds, by name."""
-        return parse_images(run(["docker", "exec", _NODE, "ctr", "--namespace=k8s.io", "images", "list"], timeout=60))
+        return parse_images(run([*_CTR, "images", "list"], timeout=60))
+
+    def tag(self, name: str, other: str) -> None:
+        """Give an image of the cluster another name."""
+        run([*_CTR, "images", "tag", "--force", name, other], timeout=60)
 
     def load(self, reference: str) -> None:
         """Copy an image of the Docker engine into the node."""

@@ -2,11 +2,12 @@
 
 import json
 import socket
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tests.cluster import archive, debian, machine, node
 from tests.cluster.binaries import LOCAL, Binaries
-from tests.cluster.commands import daemon_environment, run
+from tests.cluster.commands import LOCK_TIMEOUT, daemon_environment, exclusive, run
 from tests.cluster.consent import ask
 from tests.cluster.controlplane import ControlPlaneParts, Endpoints
 from tests.cluster.errors import ClusterError, RequirementError
@@ -69,9 +70,10 @@ class LocalCluster:
             return
         self._require()
         self._binaries.ensure(LOCAL)
-        if left := machine.find_leftovers(self._state, self._paths.binaries):
-            self._progress.say(f"removing what is left of an earlier cluster ({problem}): {', '.join(left)}")
-            machine.clean(self._state, self._paths.binaries)
+        with self._no_build():
+            if left := machine.find_leftovers(self._paths):
+                self._progress.say(f"removing what is left of an earlier cluster ({problem}): {'; '.join(left)}")
+                machine.clean(self._paths)
         try:
             self._start()
         except ClusterError as error:
@@ -82,16 +84,24 @@ class LocalCluster:
 
     def down(self) -> None:
         """Remove the cluster and everything it left on the machine. Raises: ClusterError when something stays."""
-        left = machine.find_leftovers(self._state, self._paths.binaries)
-        if not left:
+        if not machine.find_leftovers(self._paths):
             self._progress.say("the local cluster is down: nothing of it is on this machine")
             return
         debian.require_root()
-        self._progress.say(f"removing {', '.join(left)}")
-        machine.clean(self._state, self._paths.binaries)
-        if left := machine.find_leftovers(self._state, self._paths.binaries):
-            raise ClusterError(f"still there after removing the cluster: {', '.join(left)}")
+        with self._no_build():
+            self._progress.say(f"removing {'; '.join(machine.find_leftovers(self._paths))}")
+            machine.clean(self._paths)
+            if left := machine.find_leftovers(self._paths):
+                raise ClusterError(f"still there after removing the cluster: {'; '.join(left)}")
         self._progress.say("the local cluster is down")
+
+    def _no_build(self) -> AbstractContextManager[None]:
+        """Wait for a running image build, which cleaning would end, and keep others from starting."""
+        return exclusive(
+            self._paths.image_lock,
+            waiting=lambda: self._progress.say("waiting for an image build to end"),
+            timeout=LOCK_TIMEOUT,
+        )
 
     @property
     def node(self) -> str:
@@ -104,6 +114,10 @@ class LocalCluster:
     def load(self, image: Path) -> None:
         """Import an image archive under the name it carries."""
         self._ctr("images", "import", "--local", "--snapshotter", self._snapshotter(), str(image), timeout=600)
+
+    def tag(self, name: str, other: str) -> None:
+        """Give an image of the cluster another name."""
+        self._ctr("images", "tag", "--force", name, other, timeout=30)
 
     def _record(self, snapshotter: str) -> dict[str, str]:
         return {"binaries": self._binaries.key(), "snapshotter": snapshotter}

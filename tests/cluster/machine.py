@@ -8,17 +8,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from tests.cluster.commands import attempt, run, wait_until
 from tests.cluster.errors import ClusterError
 from tests.cluster.processes import Daemons, Identity, find_processes, identify, kill_all
-from tests.cluster.settings import BRIDGE, CGROUP, CNI_NETWORK, NODE_IP, POD_CIDR, SERVICE_CIDR
+from tests.cluster.settings import BRIDGE, BUILD_CGROUP, CGROUP, CNI_NETWORK, NODE_IP, POD_CIDR, SERVICE_CIDR, Paths
 
 _TIMEOUT = 30.0
 _FIREWALLS = ("iptables", "ip6tables")
 _TABLES = ("nat", "filter", "mangle")
+# Folders outside the state directory that cannot be chosen.
+_CNI_RESULTS = Path("/var/lib/cni/results")
+_LOG_LINKS = Path("/var/log/containers")
+_SHIM_SOCKETS = Path("/run/containerd/s")
+_CGROUPS = (CGROUP, BUILD_CGROUP)
 _DAEMON_NAMES = frozenset(
     {
         "etcd",
@@ -93,10 +97,8 @@ def mounts_below(mountinfo: str, directory: Path) -> list[str]:
 
 
 def cgroup_roots(mountinfo: str) -> list[Path]:
-    """Return the mount points of the cgroup hierarchies the kubelet uses: all of version 1, else the one of 2."""
-    mounts = parse_mounts(mountinfo)
-    first = [Path(point) for point, kind in mounts if kind == "cgroup"]
-    return first or [Path(point) for point, kind in mounts if kind == "cgroup2"]
+    """Return the mount points of all cgroup hierarchies, of version 1 and 2."""
+    return [Path(point) for point, kind in parse_mounts(mountinfo) if kind in {"cgroup", "cgroup2"}]
 
 
 # ---------------------------------------------------------------------------------------------------- observing
@@ -120,24 +122,28 @@ def foreign_kubelets(binaries: Path) -> list[int]:
     return found
 
 
-def find_leftovers(state: Path, binaries: Path) -> list[str]:
-    """Return what of a local cluster is still on the machine, in words; nothing is changed."""
+def find_leftovers(paths: Paths) -> list[str]:
+    """Return what of a local cluster or an image build is still on the machine, in words; nothing is changed."""
     found = []
-    if processes := find_processes(binaries, _DAEMON_NAMES, state):
+    if processes := find_processes(paths.binaries, _DAEMON_NAMES, paths.state):
         found.append(f"{len(processes)} daemons")
-    if processes := list(_cgroup_processes()):
+    if processes := _group_processes(CGROUP):
         found.append(f"{len(processes)} container processes")
-    if mounts := mounts_below(read_mountinfo(), state):
+    if processes := _group_processes(BUILD_CGROUP):
+        found.append(f"{len(processes)} build processes")
+    mountinfo = read_mountinfo()
+    if mounts := mounts_below(mountinfo, paths.state) + mounts_below(mountinfo, paths.images):
         found.append(f"{len(mounts)} mounts")
     if _bridge_exists():
         found.append(f"link {BRIDGE}")
     if node_address_exists():
         found.append(f"address {NODE_IP}")
-    found += [f"{firewall} rules in {table}" for firewall, table, _ in _firewall_removals()]
-    if groups := [root / CGROUP for root in cgroup_roots(read_mountinfo()) if (root / CGROUP).exists()]:
+    if tables := [f"{table} ({firewall})" for firewall, table, _ in _firewall_removals()]:
+        found.append(f"rules in {', '.join(tables)}")
+    if groups := [root / name for root in cgroup_roots(mountinfo) for name in _CGROUPS if (root / name).exists()]:
         found.append(f"{len(groups)} cgroups")
-    if state.exists():
-        found.append(f"directory {state}")
+    if paths.state.exists():
+        found.append(f"directory {paths.state}")
     return found
 
 
@@ -177,26 +183,48 @@ def overlay_works(directory: Path) -> bool:
 # ---------------------------------------------------------------------------------------------------- cleaning
 
 
-def clean(state: Path, binaries: Path) -> None:
-    """Remove everything a local cluster left on the machine, its state directory last. Idempotent.
+def clean(paths: Paths) -> None:
+    """Remove everything a local cluster or a build left on the machine, the state directory last. Idempotent.
 
     Nothing is asked to end politely: all it could save is removed next, and what is stopped must not start anew.
     Raises: ClusterError when something cannot be removed.
     """
+    state = paths.state
     shim_sockets = _shim_sockets(state)
-    _kill_daemons(state, binaries)
-    _unmount(state)
+    _kill_daemons(state, paths.binaries)
+    end_builds(paths.images)
+    unmount(state)
     for firewall, _, rules in _firewall_removals():
         run([f"{firewall}-restore", "--noflush"], timeout=_TIMEOUT, stdin=rules)
     _remove_links()
-    _remove_cgroups()
+    _remove_groups(CGROUP)
     _restore_kernel_settings(state / "kernel.json")
     for path in [*shim_sockets, *_cni_results(), *_log_links(state)]:
         path.unlink(missing_ok=True)
+    for folder in (_CNI_RESULTS, _CNI_RESULTS.parent, _LOG_LINKS, _SHIM_SOCKETS, _SHIM_SOCKETS.parent):
+        with contextlib.suppress(OSError):  # missing, or others use it
+            folder.rmdir()
     if state.exists():
         if mounts := mounts_below(read_mountinfo(), state):  # deleting through a mount would delete others' files
             raise ClusterError(f"{mounts[0]} cannot be unmounted: see `fuser -vm {mounts[0]}`")
         shutil.rmtree(state)
+
+
+def build_group() -> Path:
+    """Make the cgroup of an image build and return it: whatever a build starts can be found and ended there.
+
+    A build tool that is killed leaves the processes of its steps and their mounts behind.
+    """
+    group = cgroup_roots(read_mountinfo())[0] / BUILD_CGROUP
+    group.mkdir(exist_ok=True)
+    return group
+
+
+def end_builds(images: Path) -> None:
+    """End the processes of image builds and remove their mounts. Idempotent; no build may be wanted any more."""
+    _kill_group(BUILD_CGROUP)
+    unmount(images)
+    _remove_groups(BUILD_CGROUP)
 
 
 def _kill_daemons(state: Path, binaries: Path) -> None:
@@ -205,18 +233,19 @@ def _kill_daemons(state: Path, binaries: Path) -> None:
     for _ in range(3):
         if not kill_all(find_processes(binaries, _DAEMON_NAMES, state)):
             break
-    wait_until(_kill_containers, what="the containers' processes to end", timeout=_TIMEOUT, interval=0.05)
+    _kill_group(CGROUP)
 
 
-def _kill_containers() -> bool:
-    """Kill what is in the cluster's cgroups; True once nothing is. A fork in between needs another round."""
-    return kill_all(_cgroup_processes()) == 0
+def _kill_group(name: str) -> None:
+    # A fork in between needs another round.
+    what = f"the processes in the cgroups {name} to end"
+    wait_until(lambda: kill_all(_group_processes(name)) == 0, what=what, timeout=_TIMEOUT, interval=0.05)
 
 
-def _cgroup_processes() -> Iterable[Identity]:
+def _group_processes(name: str) -> list[Identity]:
     pids = set()
     for root in cgroup_roots(read_mountinfo()):
-        for directory, _, _ in os.walk(root / CGROUP):
+        for directory, _, _ in os.walk(root / name):
             pids |= set(_read(Path(directory) / "cgroup.procs").split())
     return [identity for pid in pids if (identity := identify(int(pid))) is not None]
 
@@ -226,13 +255,14 @@ def _shim_sockets(state: Path) -> list[Path]:
     sockets = []
     for pattern in ("*/*/bootstrap.json", "*/*/address"):
         for path in (state / "containerd-state" / "io.containerd.runtime.v2.task").glob(pattern):
-            sockets += [Path(found) for found in re.findall(r"unix://(/run/containerd/s/[0-9a-f]+)", _read(path))]
+            sockets += [Path(found) for found in re.findall(rf"unix://({_SHIM_SOCKETS}/[0-9a-f]+)", _read(path))]
     return sockets
 
 
-def _unmount(state: Path) -> None:
+def unmount(directory: Path) -> None:
+    """Unmount everything at and below a directory, as far as that is possible; busy mounts go when they are free."""
     for _ in range(10):  # mounts may be stacked; each round takes one of every stack
-        points = mounts_below(read_mountinfo(), state)
+        points = mounts_below(read_mountinfo(), directory)
         if not points:
             return
         for point in points:
@@ -275,11 +305,11 @@ def _remove_links() -> None:
             attempt(["conntrack", "--delete", option, network], timeout=_TIMEOUT)
 
 
-def _remove_cgroups() -> None:
+def _remove_groups(name: str) -> None:
     def remove() -> bool:
         left = False
         for root in cgroup_roots(read_mountinfo()):
-            for directory, _, _ in os.walk(root / CGROUP, topdown=False):
+            for directory, _, _ in os.walk(root / name, topdown=False):
                 try:
                     Path(directory).rmdir()
                 except FileNotFoundError:
@@ -288,7 +318,7 @@ def _remove_cgroups() -> None:
                     left = True
         return not left
 
-    wait_until(remove, what=f"the cgroups {CGROUP} to become empty", timeout=_TIMEOUT, interval=0.05)
+    wait_until(remove, what=f"the cgroups {name} to become empty", timeout=_TIMEOUT, interval=0.05)
 
 
 def _restore_kernel_settings(noted: Path) -> None:
@@ -300,12 +330,15 @@ def _restore_kernel_settings(noted: Path) -> None:
 
 
 def _cni_results() -> list[Path]:
-    return sorted(Path("/var/lib/cni/results").glob(f"{CNI_NETWORK}-*"))
+    """Return what the CNI library noted about our pods, `NETWORK-SANDBOX-INTERFACE`; its folder is fixed."""
+    ours = sorted(_CNI_RESULTS.glob(f"{CNI_NETWORK}-*"))
+    sandboxes = [path.name.split("-")[1] for path in ours]
+    return ours + [path for sandbox in sandboxes for path in _CNI_RESULTS.glob(f"cni-loopback-{sandbox}-*")]
 
 
 def _log_links(state: Path) -> list[Path]:
     """Return the kubelet's links to logs below the state directory; their folder is fixed."""
-    links = [path for path in Path("/var/log/containers").glob("*.log") if path.is_symlink()]
+    links = [path for path in _LOG_LINKS.glob("*.log") if path.is_symlink()]
     return [path for path in links if Path(os.readlink(path)).is_relative_to(state)]
 
 

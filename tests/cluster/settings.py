@@ -21,6 +21,7 @@ DNS_PORT = 10053
 BRIDGE = "abide0"
 CNI_NETWORK = "abide"
 CGROUP = "abide"
+BUILD_CGROUP = "abide-images"
 STORAGE_PROVISIONER = "abide.dev/directories"
 
 # A Unix socket's path holds at most 107 bytes (unix(7)); the longest one below the state directory takes 50 of them.
@@ -56,6 +57,11 @@ class Paths:
     def images(self) -> Path:
         """Image layers, archives and their stamps."""
         return self.cluster / "images"
+
+    @property
+    def image_lock(self) -> Path:
+        """Held while images are built or loaded."""
+        return self.images / "lock"
 
     @property
     def record(self) -> Path:

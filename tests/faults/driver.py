@@ -387,16 +387,17 @@ class Conversation:
 
     async def repeat_all(self) -> None:
         """Send every keyed message once more; the invariants compare the answers."""
-        await asyncio.gather(*(self._repeat(message) for message in self.said if message.key is not None))
+        await asyncio.gather(*(self.repeat(message) for message in self.said if message.key is not None))
 
-    async def _repeat(self, message: Message) -> None:
+    async def repeat(self, message: Message) -> None:
+        """Send a keyed message once more, until there is an answer."""
         before = len(message.answers)
 
         async def attempt() -> bool:
             await self._post(message, wait=True, timeout=10.0)
             return len(message.answers) > before
 
-        await until(attempt, 30.0, f"{message.content} is answered again", poll=RETRY_SECONDS)
+        await until(attempt, 60.0, f"{message.content} is answered again", poll=RETRY_SECONDS)
 
     async def glance(self, user: str, session: str) -> None:
         """Read a page of history as a client would that does not mind if it cannot."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from agent_store.failpoints import EVERY
+from agent_store.failpoints import DRAIN, EVERY
 from tests.faults.driver import RuntimeProcess, until
 from tests.faults.scene import Scene, staged
 
@@ -32,8 +32,6 @@ DELAY_SECONDS = 0.1
 # Everything that comes round (renewals, heartbeats, metrics, sweeps, a takeover before it) does so within this time.
 ROUND_SECONDS = 25.0
 DRAIN_SECONDS = 15.0
-# Passed by a drain only; these processes are asked to end once they have answered something.
-AT_DRAIN = ("store.release.",)
 # Hits to let pass, so that there is something to lose; all others die at their first hit.
 SKIPS = {"accept": 4, "load_history": 1, "complete": 3, "start_next": 1, "get_turn": 1, "list_messages": 1}
 
@@ -97,7 +95,7 @@ async def wait_killed(scene: Scene, victim: RuntimeProcess, point: str) -> None:
     """Wait until the process died of its failpoint; where conversation alone does not reach it, a drain must."""
     if await victim.wait_ready_or_exit(scene.http):
         patience = ROUND_SECONDS
-        if point.startswith(AT_DRAIN):
+        if point in DRAIN:
             before, patience = answered(scene), DRAIN_SECONDS
             await until(lambda: answered(scene) > before, ROUND_SECONDS, "an answer before the drain")
             victim.terminate()
@@ -113,7 +111,8 @@ async def talk_until(scene: Scene, enough: asyncio.Event) -> None:
 
 async def one_by_one(scene: Scene) -> None:
     for _ in range(3):
-        await scene.clients.say("alice", "main", timeout=60)
+        message = await scene.clients.say("alice", "main", timeout=60)
+    await scene.clients.repeat(message)
 
 
 async def queueing(scene: Scene) -> None:

@@ -21,10 +21,11 @@ WITH lease AS (
         coalesce(s.active_turn = $4, false) AS runs
 ), turn AS (
     INSERT INTO abide.turns
-        (agent_id, session_id, id, turn_seq, revision, idempotency_key, request_hash, status, started_at, attempts, token,
-         first_seq, pending_content, key_id)
+        (agent_id, session_id, id, turn_seq, revision, idempotency_key, request_hash, status, is_queued, started_at, attempts,
+         token, first_seq, pending_content, key_id)
     SELECT $1, id, $4, turn_seq, $13, $10, $11,
         CASE WHEN runs THEN 'running' ELSE 'queued' END,
+        NOT runs,
         CASE WHEN runs THEN now() END,
         runs::int,
         CASE WHEN runs THEN token ELSE 0 END,
@@ -115,7 +116,7 @@ WITH lease AS (
 ), picked AS (
     SELECT t.id, t.turn_seq, t.created_at, t.pending_content, t.key_id
     FROM session JOIN abide.turns t ON t.agent_id = $1 AND t.session_id = session.id
-    WHERE t.pending_content IS NOT NULL
+    WHERE t.is_queued
     ORDER BY t.turn_seq
     LIMIT 1
     FOR UPDATE OF t
@@ -128,7 +129,7 @@ WITH lease AS (
 ), started AS (
     UPDATE abide.turns t SET
         status = 'running', attempts = t.attempts + 1, token = claimed.token, first_seq = claimed.seq,
-        started_at = now(), pending_content = NULL, key_id = NULL
+        started_at = now(), is_queued = false, pending_content = NULL, key_id = NULL
     FROM picked, claimed
     WHERE t.agent_id = $1 AND t.id = picked.id
     RETURNING t.attempts
@@ -145,32 +146,32 @@ SELECT session.id IS NOT NULL AND picked.id IS NULL AS is_raced,
     claimed.token, started.attempts, picked.pending_content AS content, picked.key_id, session.steps
 FROM lease LEFT JOIN session ON true LEFT JOIN picked ON true LEFT JOIN claimed ON true LEFT JOIN started ON true
 
--- Turns whose process is gone, and those this process was given without knowing it (the answer got lost): not among the turns
--- it holds ($5) nor in the sessions where it is starting one ($6). Raising the token fences the former owner out.
+-- Turns whose process is gone: raising the token fences it out. And turns that this process runs without knowing it ($5: those
+-- it knows), because the answer to its claim got lost: these stay as they are.
 -- name: take_over
 WITH lease AS (
     SELECT 1 FROM abide.runtime_instances
     WHERE agent_id = $1 AND instance = $2 AND epoch = $3 AND expires_at > now()
 ), orphan AS (
-    SELECT s.id AS session_id, a.turn_id
+    SELECT s.id AS session_id, a.turn_id, (NOT (a.instance = $2 AND a.epoch = $3))::int AS taken
     FROM lease, abide.active_turns a
     JOIN abide.sessions s ON s.agent_id = a.agent_id AND s.id = a.session_id AND s.active_turn = a.turn_id
     WHERE a.agent_id = $1 AND (
         NOT EXISTS (
             SELECT FROM abide.runtime_instances r
             WHERE r.agent_id = a.agent_id AND r.instance = a.instance AND r.epoch = a.epoch AND r.expires_at > now())
-        OR a.instance = $2 AND a.epoch = $3 AND a.turn_id <> ALL ($5::uuid[]) AND a.session_id <> ALL ($6::uuid[]))
+        OR a.instance = $2 AND a.epoch = $3 AND a.turn_id <> ALL ($5::uuid[]))
     LIMIT $4
-    FOR UPDATE OF s, a SKIP LOCKED
+    FOR UPDATE OF a SKIP LOCKED
 ), session AS (
-    UPDATE abide.sessions s SET token = s.token + 1 FROM orphan
+    UPDATE abide.sessions s SET token = s.token + orphan.taken FROM orphan
     WHERE s.agent_id = $1 AND s.id = orphan.session_id
-    RETURNING s.id, s.user_id, s.name, s.token, s.steps, orphan.turn_id
+    RETURNING s.id, s.user_id, s.name, s.token, s.steps, orphan.turn_id, orphan.taken
 ), active AS (
     UPDATE abide.active_turns a SET instance = $2, epoch = $3 FROM session
     WHERE a.agent_id = $1 AND a.session_id = session.id
 ), turn AS (
-    UPDATE abide.turns t SET attempts = t.attempts + 1, token = session.token, started_at = now() FROM session
+    UPDATE abide.turns t SET attempts = t.attempts + session.taken, token = session.token, started_at = now() FROM session
     WHERE t.agent_id = $1 AND t.id = session.turn_id
     RETURNING t.id, t.session_id, t.turn_seq, t.attempts, t.first_seq
 )
@@ -184,6 +185,19 @@ FROM lease LEFT JOIN (
 
 -- name: list_waiting
 SELECT id FROM abide.sessions WHERE agent_id = $1 AND queued > 0 AND active_turn IS NULL LIMIT $2
+
+-- The session is locked first, as everywhere; a turn that was started meanwhile is no longer queued in its newest version.
+-- name: cancel_queued
+WITH session AS (
+    SELECT s.id FROM abide.turns t JOIN abide.sessions s ON s.agent_id = t.agent_id AND s.id = t.session_id
+    WHERE t.agent_id = $1 AND t.id = $2 AND s.user_id = $3
+    FOR UPDATE OF s
+), cancelled AS (
+    UPDATE abide.turns t SET status = 'cancelled', is_queued = false, finished_at = now() FROM session
+    WHERE t.agent_id = $1 AND t.id = $2 AND t.is_queued
+    RETURNING t.session_id
+)
+UPDATE abide.sessions s SET queued = s.queued - 1 FROM cancelled WHERE s.agent_id = $1 AND s.id = cancelled.session_id
 
 -- name: get_turn
 SELECT t.id, t.agent_id, t.session_id, s.name AS session_name, s.user_id, t.turn_seq, t.status, t.attempts, t.model,

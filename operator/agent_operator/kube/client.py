@@ -39,7 +39,7 @@ SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccou
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 OnRequest = Callable[[str, str, str], None]
-"""Told of each request: verb (get, list, create, apply, apply_status, patch, delete), kind, and ok or an error's name."""
+"""Told of each request: verb (get, list, create, apply, apply_status, patch, delete), kind, `ok` or what failed."""
 
 
 async def load_configuration(environ: Mapping[str, str]) -> Configuration:
@@ -49,9 +49,11 @@ async def load_configuration(environ: Mapping[str, str]) -> Configuration:
     """
     configuration = Configuration()
     if path := kubeconfig_path(environ):
-        await kube_config.load_kube_config(config_file=path, client_configuration=configuration, persist_config=False)
+        await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=path, client_configuration=configuration, persist_config=False
+        )
     else:
-        kube_config.load_incluster_config(client_configuration=configuration)
+        kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     configuration.connection_pool_maxsize = CONNECTIONS
     return configuration
 
@@ -77,13 +79,13 @@ class KubeCluster:
         self, configuration: Configuration, *, on_request: OnRequest = lambda verb, kind, outcome: None
     ) -> None:
         self._api = ApiClient(configuration)
-        self._client = DynamicClient(self._api, discoverer=_NoDiscovery)
+        self._client = DynamicClient(self._api, discoverer=_NoDiscovery)  # type: ignore[no-untyped-call]
         self._on_request = on_request
         self._resources: dict[Kind, Resource] = {}
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._api.close()
+        await self._api.close()  # type: ignore[no-untyped-call]
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         return await self._get(kind, namespace, name, "application/json")
@@ -152,7 +154,7 @@ class KubeCluster:
     def _path(self, kind: Kind, namespace: str | None, name: str | None = None) -> str:
         resource = self._resources.get(kind)
         if resource is None:
-            resource = self._resources[kind] = Resource(
+            resource = self._resources[kind] = Resource(  # type: ignore[no-untyped-call]
                 prefix="apis" if kind.group else "api",
                 group=kind.group,
                 api_version=kind.version,
@@ -161,7 +163,7 @@ class KubeCluster:
                 namespaced=True,
                 client=self._client,
             )
-        return str(resource.path(name=name, namespace=namespace))
+        return str(resource.path(name=name, namespace=namespace))  # type: ignore[no-untyped-call]
 
     async def _object(self, *arguments: Any, **params: Any) -> Object:
         return dict(await self._request(*arguments, **params))

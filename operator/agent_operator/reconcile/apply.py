@@ -5,6 +5,7 @@ from typing import Final
 
 from agent_api.conditions import Reason
 from agent_operator.errors import Stalled, Transient, Waiting
+from agent_operator.keys import AgentKey
 from agent_operator.kube.port import (
     AGENT,
     AlreadyExists,
@@ -15,7 +16,7 @@ from agent_operator.kube.port import (
     NotFound,
     Object,
 )
-from agent_operator.reconcile.cache import AgentKey, ClusterCache
+from agent_operator.reconcile.cache import ClusterCache
 from agent_operator.reconcile.plan import APPLY, CREATE, DELETE, SCALE, Plan, Write
 from agent_operator.resources.secrets import generate_api_key, with_api_key
 from agent_operator.status.causes import classify_refusal
@@ -32,9 +33,7 @@ async def apply_plan(cluster: Cluster, cache: ClusterCache, key: AgentKey, uid: 
     if plan.creates:
         await _ensure_agent_lives(cluster, key, uid)
     for stage in plan.stages:
-        results = await asyncio.gather(
-            *(_write(cluster, cache, write) for write in stage), return_exceptions=True
-        )
+        results = await asyncio.gather(*(_write(cluster, cache, write) for write in stage), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

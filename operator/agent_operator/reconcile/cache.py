@@ -11,24 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agent_api.labels import FIELD_MANAGER, LABEL_AGENT
+from agent_operator.keys import AgentKey
 from agent_operator.kube.port import AGENT, CONFIG_MAP, DEPLOYMENT, POD, SECRET, Kind, Object
 from agent_operator.resources.inputs import digest
 from agent_operator.status.pods import PodView, parse_pod
 
 _UNCOMPARED: Final = frozenset(("managedFields", "generation", "resourceVersion", "selfLink", "generateName"))
 _KUBECTL_COPY: Final = "kubectl.kubernetes.io/last-applied-configuration"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class AgentKey:
-    """Names one Agent."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        """Return `namespace/name`."""
-        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +150,13 @@ class ClusterCache:
         del self._owners[(kind.key, namespace, name)]
         return owner
 
-    def replace(self, kind: Kind, before: set[str], listed: list[Object]) -> set[AgentKey]:
-        """Take a complete fresh listing of a kind as the truth; return the Agents to look at.
+    def drop_missing(self, kind: Kind, before: set[str], present: set[str]) -> set[AgentKey]:
+        """Forget what a complete listing of a kind did not show; return the Agents to look at.
 
         `before` are the uids known when the listing began: what appeared meanwhile is not in it and not gone.
         """
-        touched = {key for body in listed if (key := self.put(kind, body))}
-        present = {body["metadata"]["uid"] for body in listed}
-        for namespace, name, uid in list(self._known(kind)):
-            if uid in before and uid not in present and (key := self._remove(kind, namespace, name, uid)):
-                touched.add(key)
-        return touched
+        gone = [(namespace, name, uid) for namespace, name, uid in self._known(kind) if uid in before - present]
+        return {key for namespace, name, uid in gone if (key := self._remove(kind, namespace, name, uid))}
 
     def known_uids(self, kind: Kind) -> set[str]:
         """Return the uids of all objects of a kind."""

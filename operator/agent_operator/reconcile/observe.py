@@ -1,4 +1,4 @@
-"""Reading what a reconcile needs: the Agent, what it refers to, what exists under its names, its pods and their words."""
+"""Reading what a reconcile needs: the Agent, what it refers to, and what exists under its names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from agent_api import labels
 from agent_api.conditions import Reason
 from agent_api.problems import explain
 from agent_api.v1alpha1 import Agent
+from agent_operator.keys import AgentKey
 from agent_operator.kube.port import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -21,9 +22,9 @@ from agent_operator.kube.port import (
     Kind,
     Object,
 )
-from agent_operator.reconcile.cache import AgentKey, CachedObject, ClusterCache, is_applied
+from agent_operator.reconcile.cache import CachedObject, ClusterCache, is_applied
 from agent_operator.reconcile.plan import Children, Found, find_old_revisions
-from agent_operator.reconcile.references import Reference, Referent, References
+from agent_operator.reconcile.references import Reference, References, Referent
 from agent_operator.resources.children import Child, Desired
 from agent_operator.status.causes import classify_refusal
 from agent_operator.status.observed import ACCEPTED, Facts, ProbeResult, Refusal, Verdict

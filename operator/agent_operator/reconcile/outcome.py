@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`writes` names what was written, as `verb kind/name`; `recheck_in` is in seconds, None: only when something happens.
+    """`writes` names what was written, as `verb kind/name`.
 
+    `recheck_in` is in seconds; None means only when something happens.
     `result` is a short stable word for metrics: `unchanged`, `changed`, `gone` or `refused`.
     """
 

@@ -111,9 +111,7 @@ def decide_ownership(found: Found, child: Child, agent: str, uid: str) -> Owners
     return Ownership.FOREIGN
 
 
-def plan_children(
-    agent: str, uid: str, desired: Desired, children: Children, *, start: bool = True
-) -> Plan:
+def plan_children(agent: str, uid: str, desired: Desired, children: Children, *, start: bool = True) -> Plan:
     """Plan the writes that make an agent's objects as desired; nothing to do gives no writes.
 
     With `start` False the Deployment is left as it is, or not made at all: the spec cannot be carried out now.

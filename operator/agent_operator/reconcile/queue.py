@@ -81,7 +81,7 @@ class WorkQueue(Generic[Key]):
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         self._retries += 1
-        pause = min(BACKOFF_FIRST * 2 ** min(failures, _DOUBLINGS), BACKOFF_LIMIT)
+        pause = min(BACKOFF_FIRST * float(2 ** min(failures, _DOUBLINGS)), BACKOFF_LIMIT)
         pause = max(pause * self._random.uniform(1 - JITTER, 1 + JITTER), at_least)
         self.add_after(key, pause)
         return pause

@@ -11,9 +11,10 @@ from agent_api import labels
 from agent_api.conditions import Reason
 from agent_api.v1alpha1 import AgentStatus
 from agent_operator.errors import Stalled, Transient, Waiting
+from agent_operator.keys import AgentKey
 from agent_operator.kube.port import AGENT, Cluster, Conflict, Forbidden, NotFound, Object
 from agent_operator.reconcile.apply import apply_plan
-from agent_operator.reconcile.cache import AgentKey, ClusterCache
+from agent_operator.reconcile.cache import ClusterCache
 from agent_operator.reconcile.observe import (
     FactsSource,
     Health,
@@ -35,7 +36,7 @@ from agent_operator.status.causes import recheck_after
 from agent_operator.status.observed import Observation, Refusal, Verdict
 from agent_operator.status.summary import build_status, decide, dump_status, parse_status
 
-REFUSED_PAUSE: Final = 15.0
+REFUSED_PAUSE: Final = 5.0
 WAITING_PAUSE: Final = 1.0
 DEADLINE: Final = 60.0
 
@@ -185,7 +186,11 @@ class Reconciler:
             self._report(body, before, decision.status)
             writes += (f"status {decision.status.conditions[0].status}/{decision.status.conditions[0].reason}",)
         return Outcome(
-            result="refused" if carried.refusal or not carried.verdict.accepted else "changed" if writes else "unchanged",
+            result="refused"
+            if carried.refusal or not carried.verdict.accepted
+            else "changed"
+            if writes
+            else "unchanged",
             writes=writes,
             recheck_in=soonest(carried.recheck_in, decision.due_in, recheck_after(observation)),
         )
@@ -199,7 +204,7 @@ class Reconciler:
             generation=int(metadata.get("generation", 0)),
             verdict=carried.verdict,
             suspended=view.suspended,
-            desired=view.replicas or 0,
+            desired=1 if view.replicas is None else view.replicas,
             revision=carried.revision,
             configured_model=view.agent.spec.models[0].display if view.agent is not None else "",
             pods=self._cache.pods(key),
@@ -229,5 +234,3 @@ class Reconciler:
         except Forbidden as exc:
             raise Transient("Forbidden", f"status cannot be written: {exc}") from exc
         self._cache.put(AGENT, written)
-
-

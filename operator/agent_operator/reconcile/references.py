@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 
 from agent_operator.errors import OperatorError
+from agent_operator.keys import AgentKey
 from agent_operator.kube.port import CONFIG_MAP, Cluster, Kind, Object
-from agent_operator.reconcile.cache import AgentKey
 
 log = structlog.get_logger(__name__)
 

@@ -1,1 +1,1 @@
-"""Pure builders of all that the operator makes for one agent, one module per kind, and their comparison with live ones."""
+"""Pure builders of all that the operator makes for an agent, one module per kind, and the comparison with live ones."""

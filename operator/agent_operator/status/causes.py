@@ -46,7 +46,7 @@ class Cause:
     starting: bool = False
 
 
-EFFECT_NONE_SERVE: Final = "Messages are refused with 503; nothing that was acknowledged is lost."
+EFFECT_NONE_SERVE: Final = "New messages are refused; acknowledged ones are kept and go on afterwards."
 
 
 def is_unstable(pod: PodView, now: datetime) -> bool:

@@ -143,8 +143,8 @@ def _ready(observation: Observation, situation: Situation) -> Finding:
     if situation.blocked is not None and not situation.blocked.starting:
         return _from_cause(type_, "False", situation.blocked, effect=EFFECT_NONE_SERVE)
     since = situation.blocked.since if situation.blocked is not None else None
-    message = "The first pod is being started since {since}."
-    return Finding(type_, "False", Reason.STARTING, compose(Reason.STARTING, message, EFFECT_NONE_SERVE), since)
+    message = compose(Reason.STARTING, "A pod is being started since {since}.", "Messages are taken once it is ready.")
+    return Finding(type_, "False", Reason.STARTING, message, since)
 
 
 def _ready_true(observation: Observation, situation: Situation) -> Finding:

@@ -49,9 +49,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What Postgres knows about an agent. None means not known (any more)."""
+    """What Postgres knows about an agent. None means not known (any more).
 
-    sessions_active: int | None = None
+    `sessions_by_pod` counts the sessions in the memory of each pod that ever sent a heartbeat, living or not.
+    """
+
+    sessions_by_pod: Mapping[str, int] | None = None
     sessions_total: int | None = None
     answering: str | None = None
     last_error: LastError | None = None

@@ -72,8 +72,12 @@ class PodView:
 def parse_pod(body: dict[str, Any]) -> PodView:
     """Return the view of a live pod; absent parts read as not known yet."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
-    container: dict[str, Any] = next((item for item in spec.get("containers") or () if item.get("name") == CONTAINER), {})
-    state: dict[str, Any] = next((item for item in status.get("containerStatuses") or () if item.get("name") == CONTAINER), {})
+    container: dict[str, Any] = next(
+        (item for item in spec.get("containers") or () if item.get("name") == CONTAINER), {}
+    )
+    state: dict[str, Any] = next(
+        (item for item in status.get("containerStatuses") or () if item.get("name") == CONTAINER), {}
+    )
     current = state.get("state") or {}
     waiting = current.get("waiting") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or ()}

@@ -55,7 +55,7 @@ def build_status(observation: Observation, previous: AgentStatus) -> AgentStatus
         observed_generation=observation.generation,
         conditions=build_conditions(observation, previous),
         desired_replicas=observation.desired,
-        ready_replicas=0 if observation.suspended else len(serving),
+        ready_replicas=len(serving),
         selector=",".join(f"{key}={value}" for key, value in selector_labels(observation.name).items()),
         endpoint=build_endpoint(observation.name, observation.namespace),
         runtime_version=_runtime_version(observation, serving) or previous.runtime_version,
@@ -65,13 +65,22 @@ def build_status(observation: Observation, previous: AgentStatus) -> AgentStatus
             answering=previous.model.answering if facts.answering is None else facts.answering,
         ),
         sessions=SessionCounts(
-            active=previous.sessions.active if facts.sessions_active is None else facts.sessions_active,
+            active=_sessions_active(observation, previous),
             total=previous.sessions.total if facts.sessions_total is None else facts.sessions_total,
         ),
         health=_health(observation) or previous.health,
         last_error=facts.last_error or previous.last_error,
         observed_at=previous.observed_at,
     )
+
+
+def _sessions_active(observation: Observation, previous: AgentStatus) -> int:
+    """Return the sessions in the memory of living pods."""
+    alive = [pod.name for pod in observation.pods if not pod.finished]
+    if not alive:
+        return 0
+    known = observation.facts.sessions_by_pod
+    return previous.sessions.active if known is None else sum(known.get(name, 0) for name in alive)
 
 
 def _runtime_version(observation: Observation, serving: list[PodView]) -> str:

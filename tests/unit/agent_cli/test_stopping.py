@@ -16,6 +16,7 @@ WAIT = (
     + """
 print("ready", flush=True)
 stop.wait()
+stop.finish()
 print("stopped", stop.requested)
 """
 )

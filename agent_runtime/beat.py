@@ -1,0 +1,88 @@
+"""What the process writes about itself every few seconds: heartbeats, and the telemetry collected since."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final
+
+from agent_runtime.context import RuntimeContext
+from agent_runtime.health import is_ok
+from agent_runtime.loop.engine import AgentEngine
+from agent_runtime.supervisor import Pulse
+from agent_runtime.telemetry.logs import get_logger
+from agent_runtime.telemetry.recorder import FLUSH_SECONDS
+from agent_store.errors import StoreError, StoreUnavailable
+
+_LOG = get_logger("beat")
+BEAT_SECONDS: Final = 3.0
+"""Between the 2 and 5 s after which readers count a heartbeat as late."""
+ERROR_SECONDS: Final = 1.0
+"""Errors are written sooner than metrics: somebody is looking for them."""
+
+
+def heartbeat_details(context: RuntimeContext, engine: AgentEngine, started_at: datetime) -> Mapping[str, Any]:
+    """Return the `details` of a heartbeat row: what status shows about a pod.
+
+    Shape: {version, revision, instance, epoch, startedAt, ready, draining, runningTurns, sessions: {active},
+    model: {configured, answering}, checks: [{name, ok, reason, message}]}.
+    """
+    statistics = engine.statistics()
+    checks = context.checks()
+    return {
+        "version": context.version,
+        "revision": engine.revision,
+        "instance": context.settings.instance,
+        "epoch": statistics.epoch,
+        "startedAt": started_at.isoformat(),
+        "ready": is_ok(checks),
+        "draining": engine.draining,
+        "runningTurns": statistics.running,
+        "sessions": {"active": statistics.sessions},
+        "model": {"configured": engine.spec.models[0].display, "answering": engine.telemetry.answering},
+        "checks": [check.model_dump() for check in checks],
+    }
+
+
+class Beater:
+    """Writes heartbeats and telemetry until stopped; while Postgres is away nothing is lost but heartbeats."""
+
+    def __init__(self, context: RuntimeContext) -> None:
+        self._context = context
+        self._started_at = context.clock.now()
+
+    async def beat_for_ever(self, pulse: Pulse) -> None:
+        """Write the heartbeat of every agent, every BEAT_SECONDS."""
+        while True:
+            pulse()
+            if any(engine.lease_held for engine in self._context.engines.values()):
+                await self.beat_once()
+                await self._context.clock.sleep(BEAT_SECONDS)
+            else:
+                await self._context.clock.sleep(0.5)
+
+    async def beat_once(self) -> None:
+        """Write one heartbeat per agent; failures are left to the lease's loop to notice."""
+        ready = is_ok(self._context.checks())
+        for engine in self._context.engines.values():
+            engine.telemetry.ready(ready)
+            with suppress(StoreError):
+                details = heartbeat_details(self._context, engine, self._started_at)
+                await self._context.store.beat(engine.agent.id, self._context.settings.pod_name, dict(details))
+
+    async def flush_for_ever(self, pulse: Pulse) -> None:
+        """Write metrics every FLUSH_SECONDS and errors within a second."""
+        clock = self._context.clock
+        flushed_at = clock.monotonic()
+        while True:
+            pulse()
+            await clock.sleep(ERROR_SECONDS)
+            if self._context.recorder.has_errors or clock.monotonic() - flushed_at >= FLUSH_SECONDS - ERROR_SECONDS:
+                flushed_at = clock.monotonic()
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was collected; what cannot be written now is kept."""
+        try:
+            await self._context.recorder.flush()
+        except StoreUnavailable as error:
+            _LOG.info("telemetry_kept", reason=error.reason.value)

@@ -1,0 +1,170 @@
+"""One running runtime: its parts built from settings, started together and stopped in stages.
+
+Used by `serve` (a process of its own, or inside `abide dev`) and by the app's lifespan. Stages of the stop, each
+logged: refuse new work → let turns finish → cancel the rest → save, release leases, write telemetry → close.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from agent_api.v1alpha1 import Agent
+from agent_api.version import VERSION
+from agent_runtime.auth import KeyRing
+from agent_runtime.beat import Beater
+from agent_runtime.clock import Clock, SystemClock
+from agent_runtime.context import RuntimeContext, Turnstile
+from agent_runtime.llm.catalog import build_models
+from agent_runtime.loop.engine import AgentEngine, Collaborators
+from agent_runtime.loop.keeper import wait_event
+from agent_runtime.settings import RuntimeSettings
+from agent_runtime.supervisor import Supervisor
+from agent_runtime.telemetry.agent import AgentName, AgentTelemetry
+from agent_runtime.telemetry.logs import get_logger
+from agent_runtime.telemetry.metrics import RuntimeMetrics
+from agent_runtime.telemetry.recorder import Recorder
+from agent_runtime.telemetry.scrub import Scrubber, url_secrets
+from agent_runtime.tools.none import NoTools
+from agent_store.ports import Store
+
+_LOG = get_logger("process")
+SAVE_TIMEOUT: Final = 5.0
+FLUSH_TIMEOUT: Final = 2.0
+CLOSE_TIMEOUT: Final = 2.0
+
+
+class Runtime:
+    """All parts of one process. `start` and `stop` are called once each, in one event loop."""
+
+    def __init__(self, context: RuntimeContext, beater: Beater) -> None:
+        self.context = context
+        self._beater = beater
+        self._hurry = asyncio.Event()
+
+    def start(self) -> None:
+        """Start all loops; returns at once, readiness follows when Postgres answers."""
+        for engine in self.context.engines.values():
+            engine.start()
+        self.context.supervisor.start_loop("heartbeat", self._beater.beat_for_ever)
+        self.context.supervisor.start_loop("telemetry", self._beater.flush_for_ever)
+
+    async def wait_ready(self) -> None:
+        """Return once the process is ready."""
+        # Readiness has many causes and no event of its own; this asks only until it is first true.
+        while not self.context.readiness().ok:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    def hurry(self) -> None:
+        """Cut the drain short: what still runs is left to other processes."""
+        self._hurry.set()
+
+    async def drain(self, timeout: float) -> bool:
+        """Refuse new messages, and let running turns finish for `timeout` seconds; True if all did."""
+        engines = list(self.context.engines.values())
+        for engine in engines:
+            engine.stop_intake()
+        _LOG.info("draining", running=sum(engine.statistics().running for engine in engines), seconds=timeout)
+
+        async def wait_idle() -> None:
+            await asyncio.gather(*(engine.wait_idle() for engine in engines))
+
+        idle = asyncio.create_task(wait_idle(), name="wait-idle")
+        hurry = asyncio.create_task(wait_event(self._hurry, timeout), name="wait-hurry")
+        await asyncio.wait([idle, hurry], return_when=asyncio.FIRST_COMPLETED)
+        finished = idle.done()
+        for task in (idle, hurry):
+            task.cancel()
+        await asyncio.gather(idle, hurry, return_exceptions=True)
+        _LOG.info("drained", finished=finished)
+        return finished
+
+    async def stop(self) -> None:
+        """Save, release and close everything; after `drain`. Bounded in time also while Postgres is away."""
+        engines = list(self.context.engines.values())
+        for engine in engines:
+            engine.hub.close()
+        await asyncio.gather(*(engine.stop(save_timeout=SAVE_TIMEOUT) for engine in engines))
+        await self.context.supervisor.stop_loops()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                await self._beater.flush()
+        await self.context.supervisor.stop_tasks()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self.context.store.aclose()
+        _LOG.info("stopped")
+
+
+def build_scrubber(settings: RuntimeSettings, clock: Clock) -> Scrubber:
+    """Return the scrubber that knows every secret of this process."""
+    return Scrubber(clock, (settings.api_keys_dir, settings.secrets_dir), values=url_secrets(settings.postgres_url))
+
+
+def build_runtime(
+    settings: RuntimeSettings, store: Store, *, clock: Clock | None = None, scrubber: Scrubber | None = None
+) -> Runtime:
+    """Build all parts; within a running event loop. Raises SettingsError when the manifest cannot be used."""
+    agents = settings.load_agents()
+    clock = clock or SystemClock()
+    scrubber = scrubber or build_scrubber(settings, clock)
+    recorder = Recorder(store, scrubber, clock)
+    metrics = RuntimeMetrics(VERSION)
+    telemetries = {settings.id_of(agent): _telemetry(agent, settings, metrics, recorder, clock) for agent in agents}
+    first = telemetries[settings.id_of(agents[0])]
+    supervisor = Supervisor(clock, first.broke)
+    engines = {
+        (agent.metadata.namespace, agent.metadata.name): _engine(
+            agent, settings, store, clock, supervisor, telemetries[settings.id_of(agent)]
+        )
+        for agent in agents
+    }
+    context = RuntimeContext(
+        settings=settings,
+        version=VERSION,
+        clock=clock,
+        supervisor=supervisor,
+        store=store,
+        engines=engines,
+        keys=KeyRing(settings.api_keys_dir, clock),
+        scrubber=scrubber,
+        metrics=metrics,
+        recorder=recorder,
+        waiters=Turnstile(settings.bounds.waiters),
+    )
+    return Runtime(context, Beater(context))
+
+
+def _name(agent: Agent, settings: RuntimeSettings) -> AgentName:
+    return AgentName(settings.id_of(agent), agent.metadata.namespace, agent.metadata.name)
+
+
+def _telemetry(
+    agent: Agent, settings: RuntimeSettings, metrics: RuntimeMetrics, recorder: Recorder, clock: Clock
+) -> AgentTelemetry:
+    return AgentTelemetry(_name(agent, settings), metrics, recorder, clock)
+
+
+def _engine(
+    agent: Agent,
+    settings: RuntimeSettings,
+    store: Store,
+    clock: Clock,
+    supervisor: Supervisor,
+    telemetry: AgentTelemetry,
+) -> AgentEngine:
+    parts = Collaborators(
+        store=store,
+        models=build_models(agent.spec.models, clock),
+        tools=NoTools(),
+        clock=clock,
+        supervisor=supervisor,
+        telemetry=telemetry,
+    )
+    return AgentEngine(
+        _name(agent, settings),
+        agent.spec,
+        instance=settings.instance,
+        revision=settings.revision,
+        bounds=settings.bounds,
+        parts=parts,
+    )

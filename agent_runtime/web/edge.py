@@ -1,0 +1,111 @@
+"""What every request passes first: key, size and time of the body, and the last word on errors.
+
+Plain ASGI: the framework's own middleware classes cost a task and a queue per request.
+"""
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent_runtime.auth import bearer_token
+from agent_runtime.context import RuntimeContext
+from agent_runtime.settings import AuthMode
+from agent_runtime.web.problems import ProblemDetails, ProblemError, from_error, internal, too_large, unauthorized
+
+BODY_SECONDS: Final = 30.0
+PROTECTED: Final = "/v1/"
+_SLOW = ProblemDetails(408, "request-timeout", "The request's body did not come in time.")
+
+
+class Edge:
+    """Wraps the app. `context` is looked up per request, since the app is built before the runtime is."""
+
+    def __init__(self, app: ASGIApp, context: Callable[[], RuntimeContext]) -> None:
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = self._context()
+        started: list[int] = []
+
+        async def watched_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                started.append(message["status"])
+            await send(message)
+
+        try:
+            problem = _refusal(scope, context)
+            if problem is None:
+                await self._app(scope, _bounded(receive, context.settings.bounds.body_bytes), watched_send)
+            else:
+                await problem.response(scope["path"])(scope, receive, watched_send)
+        except Exception as error:
+            problem = _problem_of(error, context)
+            if started:
+                raise  # the answer is half sent: only the connection can tell
+            await problem.response(scope["path"])(scope, receive, watched_send)
+        finally:
+            context.metrics.http.labels(str(started[0]) if started else "none").inc()
+
+
+def _refusal(scope: Scope, context: RuntimeContext) -> ProblemDetails | None:
+    if scope["path"].startswith(PROTECTED) and context.settings.auth is AuthMode.KEY:
+        token = bearer_token(_header(scope, b"authorization"))
+        if token is None:
+            return unauthorized("Send the header Authorization: Bearer <key>.")
+        if not context.keys.is_valid(token):
+            return unauthorized("This key is not valid for this agent.")
+    length = _header(scope, b"content-length")
+    limit = context.settings.bounds.body_bytes
+    if length.isdigit() and int(length) > limit:
+        return _body_too_large(limit)
+    return None
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+def _body_too_large(limit: int) -> ProblemDetails:
+    return too_large(f"A body has at most {limit} bytes.")
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """Return a receive that fails once the body is too long or too slow."""
+    received = 0
+    complete = False
+
+    async def bounded() -> Message:
+        nonlocal received, complete
+        if complete:  # what comes now is the end of the connection, however long that takes
+            return await receive()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                message: dict[str, Any] = dict(await receive())
+        except TimeoutError:
+            raise ProblemError(_SLOW) from None
+        if message["type"] == "http.request":
+            received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if received > limit:
+                raise ProblemError(_body_too_large(limit))
+        return message
+
+    return bounded
+
+
+def _problem_of(error: Exception, context: RuntimeContext) -> ProblemDetails:
+    problem = from_error(error)
+    if problem is not None:
+        return problem
+    trace = traceback.format_exc()
+    engine = next(iter(context.engines.values()))
+    engine.telemetry.broke(error, trace)
+    return internal()

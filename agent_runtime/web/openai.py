@@ -1,0 +1,5 @@
+"""OpenAI-compatible endpoints."""
+
+from fastapi import APIRouter
+
+router = APIRouter()

@@ -1,0 +1,254 @@
+"""The OpenAPI document: what each route answers, with examples. Built when it is first asked for, not at start."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from agent_api import wire
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+_AT: Final = "2026-01-31T14:02:11.000000Z"
+_TURN_ID: Final = "019c147e-5d3c-7b1a-9a3e-0c7d2f4b8a11"
+
+_TURN: Final = {
+    "id": _TURN_ID,
+    "status": "completed",
+    "model": "echo/echo",
+    "error": None,
+    "session": "s1",
+    "attempts": 1,
+    "createdAt": _AT,
+    "finishedAt": _AT,
+}
+EXAMPLES: Final[Mapping[str, Any]] = {
+    "MessageIn": {"content": "hello"},
+    "TurnResponse": {"turn": _TURN, "reply": {"content": "hello [1]"}},
+    "TurnPending": {"turn": {**_TURN, "status": "running", "model": None, "finishedAt": None}, "reply": None},
+    "MessagePage": {
+        "items": [
+            {"seq": 1, "role": "user", "content": "hello", "turnId": _TURN_ID, "createdAt": _AT},
+            {"seq": 2, "role": "assistant", "content": "hello [1]", "turnId": _TURN_ID, "createdAt": _AT},
+        ],
+        "nextCursor": None,
+    },
+    "SessionPage": {
+        "items": [{"name": "s1", "user": "anonymous", "createdAt": _AT, "lastActiveAt": _AT, "messages": 1}],
+        "nextCursor": None,
+    },
+    "State": {
+        "format": "abide.dev/session-state",
+        "formatVersion": 1,
+        "cursor": {"turnSeq": 5, "acceptedMessages": 5},
+        "variables": {"language": "en"},
+        "summary": None,
+        "version": 1,
+        "updatedAt": _AT,
+    },
+    "HealthOut": {
+        "ok": True,
+        "version": "0.1.0",
+        "revision": "3f2a9c01de",
+        "checks": [{"name": "store", "ok": True, "reason": "", "message": ""}],
+    },
+}
+
+_STATE_SCHEMA: Final = {
+    "title": "State",
+    "description": "The state of a session, see docs/state.md. `version` and `updatedAt` are ignored when written.",
+    "type": "object",
+    "properties": {
+        "format": {"const": "abide.dev/session-state"},
+        "formatVersion": {"type": "integer", "minimum": 1, "maximum": 1},
+        "cursor": {
+            "type": "object",
+            "properties": {
+                "turnSeq": {"type": "integer", "minimum": 0},
+                "acceptedMessages": {"type": "integer", "minimum": 0},
+            },
+            "additionalProperties": False,
+        },
+        "variables": {"type": "object"},
+        "summary": {"type": ["string", "null"]},
+        "version": {"type": "integer"},
+        "updatedAt": {"type": "string", "format": "date-time"},
+    },
+    "additionalProperties": False,
+}
+
+PROBLEMS: Final[Mapping[int, str]] = {
+    400: "The body could not be read.",
+    401: "No valid API key.",
+    404: "The agent, session or turn does not exist, or belongs to another user.",
+    405: "The path exists, the method does not.",
+    409: "The Idempotency-Key was used with another body.",
+    413: "The message has more than 100,000 characters, or the body is too large.",
+    422: "A field is wrong; `errors` names each.",
+    429: "Too many messages wait in this session.",
+    500: "A defect; it was recorded.",
+    503: "Nothing can be kept now: Postgres is away, or the process is starting or being stopped.",
+}
+_RETRYABLE: Final = (429, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer: what it means, the schema of its body and which example shows it."""
+
+    description: str
+    schema: str = ""
+    example: str = ""
+    media_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a route's document says beyond its parameters."""
+
+    tag: str
+    answers: Mapping[int, Answer]
+    problems: Sequence[int] = ()
+    body: str = ""
+
+
+_STREAM: Final = "Events `accepted`, `delta`, `reset`, `completed`, `failed`, with ids `turn:attempt:index`."
+_COMMON: Final = (401, 404, 422, 503)
+_TURN_200: Final = Answer("The turn has its outcome.", "TurnResponse", "TurnResponse")
+_TURN_202: Final = Answer("The turn goes on; see `Location`.", "TurnResponse", "TurnPending")
+_HEALTH: Final = {200: Answer("All is well.", "HealthOut", "HealthOut"), 503: Answer("Not so.", "HealthOut")}
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "send_message": Operation(
+        "messages", {200: _TURN_200, 202: _TURN_202}, (*_COMMON, 409, 413, 429), body="MessageIn"
+    ),
+    "list_messages": Operation("messages", {200: Answer("One page.", "MessagePage", "MessagePage")}, _COMMON),
+    "list_sessions": Operation("sessions", {200: Answer("One page.", "SessionPage", "SessionPage")}, _COMMON),
+    "delete_session": Operation("sessions", {204: Answer("It is gone.")}, _COMMON),
+    "get_turn": Operation("turns", {200: Answer("The turn as it stands.", "TurnResponse", "TurnResponse")}, _COMMON),
+    "follow_turn": Operation("turns", {200: Answer(_STREAM, media_type="text/event-stream")}, _COMMON),
+    "cancel_turn": Operation("turns", {200: _TURN_200, 202: _TURN_202}, (*_COMMON, 409)),
+    "get_state": Operation("state", {200: Answer("The newest snapshot.", "State", "State")}, _COMMON),
+    "put_state": Operation(
+        "state", {200: Answer("The snapshot that was saved.", "State", "State")}, (*_COMMON, 413), body="State"
+    ),
+    "delete_state": Operation("state", {204: Answer("It is gone.")}, _COMMON),
+    "chat_completions": Operation(
+        "openai",
+        {200: Answer("A completion, or with `stream` its chunks.", "ChatCompletion")},
+        (*_COMMON, 413, 429),
+        body="ChatCompletionRequest",
+    ),
+    "list_models": Operation("openai", {200: Answer("The agents, as models.", "ModelList")}, (401, 503)),
+    "livez": Operation("status", _HEALTH),
+    "readyz": Operation("status", _HEALTH),
+    "health": Operation("status", _HEALTH),
+    "metrics": Operation("status", {200: Answer("Prometheus text format.", media_type="text/plain")}),
+}
+
+
+def documented(operation_id: str) -> dict[str, Any]:
+    """Return the arguments of a route decorator. The descriptions themselves are added when somebody reads them."""
+    operation = OPERATIONS[operation_id]
+    return {
+        "operation_id": operation_id,
+        "tags": [operation.tag],
+        "response_model": None,
+        "status_code": next(iter(operation.answers)),
+        "responses": {422: {"description": ""}},  # keeps the framework from describing errors we do not send
+    }
+
+
+def openapi_document(app: FastAPI, version: str, *, keys: bool) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document; `keys` says whether API keys are needed."""
+    from fastapi.openapi.utils import get_openapi
+
+    document = get_openapi(
+        title="Abide agent",
+        version=version,
+        summary="Durable AI agents: an acknowledged message is never lost and never answered twice.",
+        routes=app.routes,
+    )
+    components = document.setdefault("components", {})
+    components["schemas"] = _schemas()
+    if keys:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            _complete(operation, protected=keys and path.startswith("/v1/"))
+    return document
+
+
+def _complete(document: dict[str, Any], *, protected: bool) -> None:
+    operation = OPERATIONS[document["operationId"]]
+    document["responses"] = {
+        **{str(status): _answer(answer) for status, answer in operation.answers.items()},
+        **{str(status): _problem(status) for status in operation.problems if protected or status != 401},
+    }
+    if operation.tag != "status":
+        document["responses"]["default"] = {"description": "Another problem.", "content": _problem_content()}
+    if document["operationId"] == "send_message":
+        document["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    if operation.body:
+        content: dict[str, Any] = {"schema": _ref(operation.body)}
+        if operation.body in EXAMPLES:
+            content["example"] = EXAMPLES[operation.body]
+        document["requestBody"] = {"required": True, "content": {JSON: content}}
+    if protected:
+        document["security"] = [{"key": []}]
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": answer.description}
+    if answer.schema:
+        content: dict[str, Any] = {"schema": _ref(answer.schema)}
+        if answer.example:
+            content["example"] = EXAMPLES[answer.example]
+        described["content"] = {answer.media_type: content}
+    elif answer.media_type != JSON:
+        described["content"] = {answer.media_type: {"schema": {"type": "string"}}}
+    return described
+
+
+def _problem(status: int) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": PROBLEMS[status], "content": _problem_content()}
+    if status in _RETRYABLE:
+        described["headers"] = {
+            "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
+        }
+    return described
+
+
+def _problem_content() -> dict[str, Any]:
+    return {PROBLEM: {"schema": _ref("Problem")}}
+
+
+def _ref(schema: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _schemas() -> dict[str, Any]:
+    from pydantic.json_schema import models_json_schema
+
+    from agent_runtime.web import openai_wire
+
+    incoming: list[type[BaseModel]] = [wire.MessageIn, openai_wire.ChatCompletionRequest]
+    outgoing: list[type[BaseModel]] = [
+        wire.TurnResponse,
+        wire.MessagePage,
+        wire.SessionPage,
+        wire.HealthOut,
+        wire.Problem,
+        openai_wire.ChatCompletion,
+        openai_wire.ModelList,
+    ]
+    inputs: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
+        (model, "validation") for model in incoming
+    ]
+    outputs: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
+        (model, "serialization") for model in outgoing
+    ]
+    _, definitions = models_json_schema([*inputs, *outputs], by_alias=True, ref_template="#/components/schemas/{model}")
+    return {**definitions["$defs"], "State": _STATE_SCHEMA}

@@ -1,0 +1,100 @@
+"""From what the store holds to what callers see."""
+
+import base64
+import binascii
+import json
+from datetime import datetime
+from uuid import UUID
+
+from agent_api.wire import (
+    MessageOut,
+    Reply,
+    SessionOut,
+    TurnError,
+    TurnOut,
+    TurnResponse,
+    TurnStatus,
+)
+from agent_store.ports import SessionRecord, StoredMessage, TurnRecord
+
+
+def turn_response(turn: TurnRecord) -> TurnResponse:
+    """Return a turn with its reply; a turn without an outcome, and a cancelled one, have none."""
+    has_reply = turn.status.is_final and turn.status is not TurnStatus.CANCELLED and turn.reply is not None
+    error = TurnError(type=turn.error_type, message=turn.error_message or "") if turn.error_type else None
+    out = TurnOut(
+        id=turn.id,
+        status=turn.status,
+        model=turn.model,
+        error=error,
+        session=turn.session_name,
+        attempts=turn.attempts,
+        created_at=turn.created_at,
+        finished_at=turn.finished_at,
+    )
+    return TurnResponse(turn=out, reply=Reply(content=turn.reply or "") if has_reply else None)
+
+
+def message_out(message: StoredMessage) -> MessageOut:
+    """Return one line of history."""
+    return MessageOut.model_validate(
+        {
+            "seq": message.seq,
+            "role": message.role,
+            "content": message.content,
+            "turnId": message.turn_id,
+            "createdAt": message.created_at,
+        }
+    )
+
+
+def session_out(session: SessionRecord) -> SessionOut:
+    """Return one session."""
+    return SessionOut(
+        name=session.name,
+        user=session.user,
+        created_at=session.created_at,
+        last_active_at=session.last_active_at,
+        messages=session.accepted_messages,
+    )
+
+
+def encode_seq_cursor(seq: int) -> str:
+    """Return an opaque cursor behind the message `seq`."""
+    return _encode(["m", seq])
+
+
+def decode_seq_cursor(cursor: str) -> int | None:
+    """Return the seq a cursor stands for, or None if it is not one of ours."""
+    match _decode(cursor):
+        case ["m", int(seq)] if not isinstance(seq, bool) and 0 <= seq < 2**31:
+            return seq
+    return None
+
+
+def encode_session_cursor(session: SessionRecord) -> str:
+    """Return an opaque cursor behind a listed session."""
+    return _encode(["s", session.last_active_at.isoformat(), str(session.id)])
+
+
+def decode_session_cursor(cursor: str) -> tuple[datetime, UUID] | None:
+    """Return the place a cursor stands for, or None if it is not one of ours."""
+    match _decode(cursor):
+        case ["s", str(at), str(session_id)]:
+            try:
+                moment = datetime.fromisoformat(at)
+                return (moment, UUID(session_id)) if moment.tzinfo is not None else None
+            except ValueError:
+                return None
+    return None
+
+
+def _encode(value: list[str | int]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).rstrip(b"=").decode()
+
+
+def _decode(cursor: str) -> object:
+    try:
+        return json.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        return None

@@ -1,0 +1,1 @@
+"""Everything kopf calls: login, startup and cleanup, watch events. Thin: translate, hand over, return."""

@@ -1,0 +1,1 @@
+"""Adapters that ask others how agents are: the runtimes themselves, and Postgres."""

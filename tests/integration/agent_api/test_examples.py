@@ -1,0 +1,89 @@
+"""Every example answers: all of them served at once by `abide dev`, as the guides say."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import httpx
+import pytest
+
+from agent_api.manifest import load_manifests
+from tests.integration.agent_api.conftest import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+START_TIMEOUT = 120.0
+STOP_TIMEOUT = 60.0
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address under which all examples are served."""
+    folder = tmp_path_factory.mktemp("dev")
+    command = [Path(sys.executable).with_name("abide"), "dev", *EXAMPLES, "--no-chat", "--port", "0"]
+    with (folder / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    lines: Queue[str] = Queue()
+    assert process.stdout is not None
+    reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stdout or ()])
+    reader.start()
+    try:
+        try:
+            said = lines.get(timeout=START_TIMEOUT)
+        except Empty:
+            pytest.fail(f"abide dev said nothing within {START_TIMEOUT} s: {(folder / 'stderr').read_text()}")
+        found = re.fullmatch(r"listening on (http://\S+)\n", said)
+        assert found, said
+        yield found[1]
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=STOP_TIMEOUT)
+        reader.join(timeout=STOP_TIMEOUT)
+        process.stdout.close()
+    assert code == 0, (folder / "stderr").read_text()
+
+
+def send(url: str, name: str, content: str, *, session: str) -> dict[str, Any]:
+    path = f"/v1/agents/default/{name}/sessions/{session}/messages"
+    answer = httpx.post(url + path, json={"content": content}, timeout=30, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_example_answers(served: str, path: Path) -> None:
+    (agent,) = load_manifests(path.read_text(), source=path.name)
+    said = send(served, agent.metadata.name, "hello", session="first")
+    assert said["turn"]["status"] == "completed"
+    assert said["turn"]["model"] == agent.spec.models[0].display
+    assert said["reply"]["content"]
+
+
+def test_the_assistant_counts_as_its_comments_say(served: str) -> None:
+    replies = [send(served, "assistant", "hello", session="counted")["reply"] for _ in range(2)]
+    assert replies == [{"content": "hello [1]"}, {"content": "hello [2]"}]
+
+
+def test_the_tour_guide_falls_back_to_the_stand_in(served: str) -> None:
+    said = [send(served, "tour-guide", "next", session="tour") for _ in range(4)]
+    assert [answer["turn"]["model"] for answer in said] == [
+        "scripted/scripted",
+        "scripted/scripted",
+        "echo/echo",
+        "scripted/scripted",
+    ]
+    assert said[2]["reply"] == {"content": "next [3]"}

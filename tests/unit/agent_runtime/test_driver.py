@@ -1,0 +1,198 @@
+"""The driver with the real built-in models: what it makes of time, failures and defects."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import pytest
+
+from agent_api.v1alpha1 import ScriptedReply, ScriptedToolCall
+from agent_api.wire import TurnStatus
+from agent_runtime.clock import SystemClock
+from agent_runtime.llm.echo import EchoModel
+from agent_runtime.llm.port import ChatMessage, FailureKind, Model, ModelEnd, ModelRequest, TextDelta, ToolCall
+from agent_runtime.llm.scripted import ScriptedModel
+from agent_runtime.loop.driver import ModelCall, Observer, TurnDriver, TurnWork, trim_messages
+from agent_runtime.loop.machine import Plan
+from agent_runtime.loop.stream import TurnStream
+from agent_runtime.tools.none import NoTools
+from agent_store.ports import NewMessage, Outcome
+
+CLOCK = SystemClock()
+
+
+@dataclass
+class Seen:
+    """What the observer was told."""
+
+    calls: list[ModelCall] = field(default_factory=list)
+    defects: list[BaseException] = field(default_factory=list)
+
+    def observer(self) -> Observer:
+        return Observer(self.calls.append, lambda error, _trace: self.defects.append(error))
+
+
+def scripted(*replies: str | ScriptedReply, timeout: float = 5.0, name: str = "scripted/scripted") -> ScriptedModel:
+    return ScriptedModel(name, timeout, CLOCK, replies)
+
+
+def work(*models: Model, turn_seconds: float = 5.0, steps_before: int = 0, max_steps: int = 5) -> TurnWork:
+    return TurnWork(
+        content="hello",
+        history=(),
+        system="You are a test.",
+        history_limit=50,
+        steps_before=steps_before,
+        turn_seconds=turn_seconds,
+        plan=Plan(tuple(model.display for model in models), max_steps, "sorry", retry_pause=0.01),
+    )
+
+
+async def drive(*models: Model, seen: Seen | None = None, **settings: float) -> tuple[Outcome, TurnStream]:
+    stream = TurnStream()
+    stream.begin(1)
+    driver = TurnDriver(models, NoTools(), CLOCK, (seen or Seen()).observer())
+    outcome = await driver.run(work(*models, **settings), stream)  # type: ignore[arg-type]
+    return outcome, stream
+
+
+async def test_echo_replies_with_text_and_count() -> None:
+    outcome, stream = await drive(EchoModel("echo/echo", 5.0, CLOCK))
+    assert outcome.messages[-1].content == "hello [1]"
+    assert "".join(stream.deltas) == "hello [1]"
+    assert (outcome.input_tokens, outcome.output_tokens) == (1, 2)
+
+
+async def test_a_call_to_any_tool_gives_the_model_an_error_and_the_loop_goes_on() -> None:
+    ask = ScriptedReply(tool_calls=[ScriptedToolCall(name="search", arguments={"q": "x"})], content="looking")
+    outcome, stream = await drive(scripted(ask, "nothing found"))
+    assert outcome.status is TurnStatus.COMPLETED
+    assert [line.role for line in outcome.messages] == ["assistant", "tool", "assistant"]
+    assert outcome.messages[1].content.startswith("unknown tool 'search'")
+    assert outcome.messages[2].content == "nothing found"
+    assert outcome.steps == 2
+    assert stream.attempt == 2, "what was said before the tool call is not the reply"
+    assert "".join(stream.deltas) == "nothing found"
+
+
+async def test_the_script_goes_on_where_the_session_left_it_and_starts_again() -> None:
+    model = scripted("one", "two", "three")
+    replies = [(await drive(model, steps_before=step))[0].messages[-1].content for step in range(4)]
+    assert replies == ["one", "two", "three", "one"]
+
+
+async def test_a_slow_first_token_fails_over_within_the_models_timeout() -> None:
+    seen = Seen()
+    slow = scripted(ScriptedReply(delay_seconds=30, content="late"), timeout=0.05, name="scripted/slow")
+    outcome, _ = await drive(slow, EchoModel("echo/echo", 5.0, CLOCK), seen=seen)
+    assert outcome.model == "echo/echo"
+    assert [(call.model, call.failure) for call in seen.calls] == [
+        ("scripted/slow", FailureKind.TIMEOUT),
+        ("echo/echo", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "tries", "error_type"),
+    [(401, 1, "ModelAuthFailed"), (404, 1, "ModelNotFound"), (429, 2, "ModelRateLimited"), (503, 2, "ModelUnreachable")],
+)
+async def test_only_transient_errors_are_tried_again(status: int, tries: int, error_type: str) -> None:
+    seen = Seen()
+    outcome, stream = await drive(scripted(ScriptedReply(error=status)), seen=seen)
+    assert (outcome.status, outcome.error_type) == (TurnStatus.FALLBACK, error_type)
+    assert len(seen.calls) == tries
+    assert "".join(stream.deltas) == outcome.messages[-1].content == "sorry"
+
+
+async def test_a_turn_that_takes_too_long_fails_with_the_reason() -> None:
+    outcome, _ = await drive(scripted(ScriptedReply(delay_seconds=30, content="late")), turn_seconds=0.05)
+    assert (outcome.status, outcome.error_type) == (TurnStatus.FAILED, "TurnTimeout")
+    assert outcome.messages[-1].content == "sorry"
+
+
+@dataclass(frozen=True)
+class OddModel:
+    """A model adapter that misbehaves as told."""
+
+    how: str
+    display: str = "odd/odd"
+    timeout: float = 5.0
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:
+        if self.how == "raises":
+            raise RuntimeError("adapter defect with secret-value")
+        yield TextDelta("half an ans")
+        if self.how == "breaks off":
+            return
+        if self.how == "times out itself":
+            raise TimeoutError
+        while True:
+            yield TextDelta("blah " * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ("raises", FailureKind.BROKEN),
+        ("breaks off", FailureKind.BROKEN),
+        ("times out itself", FailureKind.TIMEOUT),
+        ("never stops", FailureKind.REFUSED),
+    ],
+)
+async def test_a_misbehaving_adapter_costs_its_call_and_the_next_model_answers(how: str, kind: FailureKind) -> None:
+    seen = Seen()
+    outcome, stream = await drive(OddModel(how), EchoModel("echo/echo", 5.0, CLOCK), seen=seen)
+    assert (outcome.status, outcome.model) == (TurnStatus.COMPLETED, "echo/echo")
+    assert seen.calls[0].failure is kind
+    assert "".join(stream.deltas) == "hello [1]", "half an answer is taken back"
+    assert "secret-value" not in str(seen.calls)
+    assert bool(seen.defects) == (how == "raises")
+
+
+class BrokenTools(NoTools):
+    async def call(self, call: ToolCall) -> None:  # type: ignore[override]
+        raise RuntimeError("tools broke")
+
+
+async def test_a_defect_of_the_runtime_fails_the_turn_and_is_reported() -> None:
+    seen = Seen()
+    model = scripted(ScriptedReply(tool_calls=[ScriptedToolCall(name="t")]))
+    stream = TurnStream()
+    stream.begin(1)
+    outcome = await TurnDriver((model,), BrokenTools(), CLOCK, seen.observer()).run(work(model), stream)
+    assert (outcome.status, outcome.error_type) == (TurnStatus.FAILED, "InternalError")
+    assert len(seen.defects) == 1
+
+
+def lines(*roles: str) -> list[NewMessage]:
+    return [NewMessage(role, f"{role}{index}") for index, role in enumerate(roles)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "history", "own", "expected"),
+    [
+        (50, ["user", "assistant"], [], ["user", "assistant", "user"]),
+        (2, ["user", "assistant", "user", "assistant"], [], ["assistant", "user"]),
+        (1, ["user", "assistant"], [], ["user"]),
+        (1, ["user"], ["assistant", "tool"], ["user"]),
+        (2, ["user"], ["assistant", "tool"], ["user"]),  # a result without its call is no use
+        (3, ["user", "assistant"], ["assistant", "tool"], ["user", "assistant", "tool"]),
+        (4, ["tool", "assistant"], ["assistant", "tool"], ["assistant", "user", "assistant", "tool"]),
+        (3, ["user", "tool", "tool"], [], ["user"]),
+    ],
+)
+def test_the_model_sees_the_newest_messages_and_always_the_question(
+    limit: int, history: list[str], own: list[str], expected: list[str]
+) -> None:
+    told = TurnWork(
+        "question",
+        tuple(ChatMessage(line.role, line.content) for line in lines(*history)),
+        "",
+        limit,
+        0,
+        5.0,
+        Plan(("m/m",), 5, "sorry"),
+    )
+    seen = trim_messages(told, lines(*own))
+    assert [message.role for message in seen] == expected
+    assert len(seen) <= limit
+    assert "question" in [message.content for message in seen]
