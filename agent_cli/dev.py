@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -88,11 +88,13 @@ class _Dev:
                 return
             server = self._make_server(database, workspace.secrets)
             stack.callback(server.stop)
-            server.start(tuple(resolved.agents))
+            server.start(tuple(resolved.agents), is_cancelled=lambda: self._stop.requested)
+            if self._stop.requested:
+                return
             print(f"listening on {self._url}\npostgres: {database}", flush=True)
             with watcher.calling(lambda: self._reload(server, workspace.secrets)):
                 self._serve(resolved.agents)
-            _tell("stopping …")
+            self._tell("stopping …")
         if server.error:
             raise CliError(server.error)
 
@@ -122,14 +124,12 @@ class _Dev:
         if not self._has_chat:
             self._stop.wait()
             return
-        chat = self._make_chat(agents)
-        try:
+        with ExitStack() as clients, suppress(KeyboardInterrupt):
+            chat = self._make_chat(agents, clients)
             with self._stop.interrupting():
                 chat.run()
-        except KeyboardInterrupt:
-            pass
 
-    def _make_chat(self, agents: Sequence["Agent"]) -> "Chat":
+    def _make_chat(self, agents: Sequence["Agent"], stack: ExitStack) -> "Chat":
         from agent_cli.client import AgentClient, AgentRef
         from agent_cli.conversation import Chat, Screen
         from agent_cli.targets import UrlTarget
@@ -137,23 +137,28 @@ class _Dev:
         screen = Screen(interactive=True)
         refs = [AgentRef(agent.metadata.namespace, agent.metadata.name) for agent in agents]
         clients = [AgentClient(UrlTarget(self._url, ref, trust_env=False), ref, note=screen.note) for ref in refs]
-        return Chat(screen, clients)
+        return Chat(screen, [stack.enter_context(client) for client in clients])
 
     def _reload(self, server: "Server", secrets: Path) -> None:
         names = ", ".join(str(path) for path in self._options.files)
         try:
             resolved = resolve(read_documents(self._options.files), self._secret_options)
         except UsageError as error:
-            _tell(f"{names} changed and cannot be used; the last good version keeps serving:", *error.lines)
+            self._tell(f"{names} changed and cannot be used; the last good version keeps serving:", *error.lines)
             return
         write_secrets(resolved.secrets, secrets)
         try:
             server.replace(tuple(resolved.agents))
         except CliError as error:
-            _tell(f"{names} changed and could not be served:", *error.lines)
+            server.error = [f"{names} changed and could not be served:", *error.lines]
             self._stop.request()
         else:
-            _tell(f"{names} changed: the new version serves")
+            self._tell(f"{names} changed: the new version serves")
+
+    def _tell(self, *lines: str) -> None:
+        # With a chat the cursor stands behind its prompt.
+        before = "\n" if self._has_chat and not self._stop.requested else ""
+        print(before + "\n".join(lines), file=sys.stderr, flush=True)
 
 
 def choose_port(wanted: int | None) -> int:
@@ -176,7 +181,3 @@ def choose_port(wanted: int | None) -> int:
 
 def _import_runtime() -> None:
     from agent_cli import conversation, serving, targets  # noqa: F401
-
-
-def _tell(*lines: str) -> None:
-    print("\n".join(lines), file=sys.stderr, flush=True)

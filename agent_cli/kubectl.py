@@ -20,6 +20,8 @@ from agent_cli.errors import CliError
 
 COMMAND_TIMEOUT: Final = 30.0
 FORWARD_TIMEOUT: Final = 15.0
+POD_TIMEOUT: Final = 10.0
+"""How long kubectl waits for a pod behind the Service; less than FORWARD_TIMEOUT, so that it says so itself."""
 STOP_TIMEOUT: Final = 3.0
 POLL_PAUSE: Final = 0.02
 OUTPUT_MAX_BYTES: Final = 65536
@@ -103,6 +105,8 @@ def explain_failure(stderr: str) -> CliError:
         return CliError(
             "This cluster does not know agents.abide.dev: install Abide there (helm install), or use --context."
         )
+    if "timed out waiting for the condition" in verdict:
+        return CliError("No pod of the agent is there.")
     if "(NotFound)" in verdict:
         return ObjectNotFound(verdict)
     if "(Forbidden)" in verdict:
@@ -140,7 +144,8 @@ def open_port_forward(cluster: Cluster, service: str, port: int, *, timeout: flo
     Call it from the main thread: the kernel ends kubectl with the thread that started it.
     Raises ForwardFailed when kubectl ends or does not listen within `timeout` seconds.
     """
-    command = [*cluster.arguments(), "port-forward", "--address=127.0.0.1", f"service/{service}", f":{port}"]
+    options = ["--address=127.0.0.1", f"--pod-running-timeout={POD_TIMEOUT:g}s"]
+    command = [*cluster.arguments(), "port-forward", *options, f"service/{service}", f":{port}"]
     # Files, not pipes: kubectl writes a line per connection, and a full pipe would stop it.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = _start_forward(command, output, errors)

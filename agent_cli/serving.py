@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from agent_runtime.errors import SettingsError
 from agent_runtime.settings import AuthMode, RuntimeSettings
 
 READY_TIMEOUT: Final = 60.0
+POLL_SECONDS: Final = 0.1
 STOP_MARGIN: Final = 15.0
 """What the runtime may take beyond its drain: cancelling, saving, closing."""
 DRAIN_SECONDS: Final = 5.0
@@ -50,10 +52,13 @@ class Server:
         self._run: _Run | None = None
         self.error: list[str] = []
 
-    def start(self, agents: tuple[Agent, ...]) -> None:
-        """Serve these agents; return when messages can be accepted. Raises CliError when that cannot be."""
+    def start(self, agents: tuple[Agent, ...], is_cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Serve these agents; return when messages can be accepted, or soon after `is_cancelled()` says so.
+
+        Raises CliError when that cannot be.
+        """
         self._run = run = _Run(replace(self._settings, agents=agents), self._ended)
-        run.wait_ready(READY_TIMEOUT)
+        run.wait_ready(READY_TIMEOUT, is_cancelled)
 
     def replace(self, agents: tuple[Agent, ...]) -> None:
         """Serve these agents instead; connections are refused for a moment. Raises CliError as start() and stop()."""
@@ -87,11 +92,14 @@ class _Run:
         self._thread = threading.Thread(target=self._main, name="abide-runtime", daemon=True)
         self._thread.start()
 
-    def wait_ready(self, timeout: float) -> None:
-        """Return when messages can be accepted. Raises CliError with the reason when that does not come."""
-        if not self._settled.wait(timeout):
-            raise CliError(f"The runtime was not ready within {timeout:g} s.")
-        if not self._ready:
+    def wait_ready(self, timeout: float, is_cancelled: Callable[[], bool]) -> None:
+        """Return when messages can be accepted or nobody wants it. Raises CliError with the reason otherwise."""
+        deadline = time.monotonic() + timeout
+        # Signals are handled between two waits of this thread.
+        while not self._settled.wait(POLL_SECONDS) and not is_cancelled():
+            if time.monotonic() >= deadline:
+                raise CliError(f"The runtime was not ready within {timeout:g} s.")
+        if self._settled.is_set() and not self._ready:
             raise CliError(explain(self._error)) from self._error
 
     def stop(self, timeout: float) -> bool:

@@ -122,7 +122,7 @@ class _Checker:
 
 
 def storable_problem(data: object) -> str | None:
-    """Return why Postgres could not keep this JSON value, or None if it can."""
+    """Return why this JSON value cannot be kept, or None if it can."""
     if _depth(data) > MOST_DEPTH:
         return f"nested deeper than {MOST_DEPTH}"
     try:
@@ -131,8 +131,6 @@ def storable_problem(data: object) -> str | None:
         return "holds NaN, Infinity or half a surrogate pair, which JSON cannot carry"
     if len(encoded) > MOST_BYTES:
         return f"the document has {len(encoded)} bytes; at most {MOST_BYTES} are kept"
-    if b"\\u0000" in encoded:
-        return "holds the character U+0000, which Postgres does not keep in JSON"
     return None
 
 

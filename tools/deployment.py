@@ -5,7 +5,7 @@ Pure functions over the JSON that kubectl and helm print; `tools/up.py` does the
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,16 @@ def agent_state(agent: Mapping[str, Any]) -> AgentState:
     if not ready or status.get("observedGeneration", 0) < agent["metadata"]["generation"]:
         return AgentState(False, "Waiting", "the operator has not looked at it yet")
     return AgentState(ready["status"] == "True", ready["reason"], ready.get("message", ""))
+
+
+def change_in_words(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
+    """Return what an apply did to an object, by its state before and after (each an object or nothing)."""
+    ids = [
+        [(found["metadata"]["uid"], found["metadata"]["generation"]) for found in state] for state in (before, after)
+    ]
+    if ids[0] == ids[1]:
+        return "unchanged"
+    return "changed" if before else "created"
 
 
 def next_steps(kubeconfig: str, directories: Iterable[str], root: str) -> str:

@@ -280,11 +280,14 @@ def run_watched(
 def ensure_agent(target: Deployment) -> None:
     """Apply the example and wait until it is Ready, telling what status says meanwhile."""
     look = target.hint("describe", f"agents.abide.dev/{AGENT}", "-n", AGENT_NAMESPACE)
-    told = target.kubectl("apply", "-n", AGENT_NAMESPACE, "-f", str(EXAMPLE)).strip()
-    say(f"   {told}")
+    query = ("agents.abide.dev", AGENT, "-n", AGENT_NAMESPACE)
+    before = target.items(*query)
+    target.kubectl("apply", "-n", AGENT_NAMESPACE, "-f", str(EXAMPLE))
+    # kubectl says "configured" also where only defaults of list entries stand against it; the generation tells.
+    say(f"   {deployment.change_in_words(before, target.items(*query))}")
     begin, shown = time.monotonic(), ""
     while True:
-        agents = target.items("agents.abide.dev", AGENT, "-n", AGENT_NAMESPACE)
+        agents = target.items(*query)
         if not agents:
             raise StepFailed(f"agent {AGENT} was deleted while it was waited for.", look)
         state = deployment.agent_state(agents[0])

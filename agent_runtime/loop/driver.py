@@ -92,39 +92,12 @@ class TurnDriver:
         self._clock = clock
         self._observer = observer
 
-    async def run(self, work: TurnWork, stream: TurnStream) -> Outcome:
-        """Return the turn's outcome; every failure is one.
-
-        If cancelled: the model or tool call under way ends, nothing is committed, CancelledError passes through.
-        """
-        run = _Run(self._models, self._tools, self._clock, self._observer, work, stream)
-        try:
-            async with asyncio.timeout(work.turn_seconds) as deadline:
-                return await run.to_end(Started())
-        except Exception as error:  # a defect must cost one turn, not the session
-            if isinstance(error, TimeoutError) and deadline.expired():
-                return await run.to_end(DeadlinePassed(work.turn_seconds))
-            self._observer.broke(error, traceback.format_exc())
-            return await run.to_end(Broke())
+    def prepare(self, work: TurnWork, stream: TurnStream) -> "TurnRun":
+        """Return a turn ready to run."""
+        return TurnRun(self._models, self._tools, self._clock, self._observer, work, stream)
 
 
-def cancelled_outcome(plan: Plan) -> Outcome:
-    """Return the outcome of a turn whose user cancelled it while it ran."""
-    return _outcome_of(plan, CancelRequested())
-
-
-def abandoned_outcome(plan: Plan, attempts: int) -> Outcome:
-    """Return the outcome of a turn that ended its process again and again."""
-    return _outcome_of(plan, TriedTooOften(attempts))
-
-
-def _outcome_of(plan: Plan, event: LoopEvent) -> Outcome:
-    _, (effect,) = advance(TurnState(plan), event)
-    assert isinstance(effect, Finish)  # noqa: S101 - the machine answers these events with an outcome in every phase
-    return effect.outcome
-
-
-class _Run:
+class TurnRun:
     """One turn being driven."""
 
     def __init__(
@@ -144,7 +117,28 @@ class _Run:
         self._stream = stream
         self._state = TurnState(work.plan)
 
-    async def to_end(self, event: LoopEvent) -> Outcome:
+    async def run(self) -> Outcome:
+        """Return the turn's outcome; every failure is one.
+
+        If cancelled: the model or tool call under way ends, nothing is committed, CancelledError passes through.
+        """
+        try:
+            async with asyncio.timeout(self._work.turn_seconds) as deadline:
+                return await self._to_end(Started())
+        except Exception as error:  # a defect must cost one turn, not the session
+            if isinstance(error, TimeoutError) and deadline.expired():
+                return self.end_with(DeadlinePassed(self._work.turn_seconds))
+            self._observer.broke(error, traceback.format_exc())
+            return self.end_with(Broke())
+
+    def end_with(self, event: DeadlinePassed | Broke | CancelRequested | TriedTooOften) -> Outcome:
+        """Return the outcome this event gives the turn where it stands; nothing must be under way."""
+        (effect,) = self._feed(event)
+        assert isinstance(effect, Finish)  # noqa: S101 - the machine answers these with an outcome in every phase
+        self._say_what_stands(effect.outcome)
+        return effect.outcome
+
+    async def _to_end(self, event: LoopEvent) -> Outcome:
         """Feed the machine until it finishes."""
         effects = self._feed(event)
         while True:

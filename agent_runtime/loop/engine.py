@@ -29,13 +29,12 @@ from agent_runtime.llm.port import ChatMessage, Model
 from agent_runtime.loop.driver import (
     Observer,
     TurnDriver,
+    TurnRun,
     TurnWork,
-    abandoned_outcome,
-    cancelled_outcome,
     chat_message,
 )
 from agent_runtime.loop.keeper import LeaseKeeper, StoreContact, wait_event
-from agent_runtime.loop.machine import Plan
+from agent_runtime.loop.machine import CancelRequested, Plan, TriedTooOften
 from agent_runtime.loop.stream import StreamHub, TurnStream, first_attempt
 from agent_runtime.loop.watch import TurnEvent, watch_events, watch_outcome
 from agent_runtime.saver import StateSaver
@@ -320,8 +319,7 @@ class AgentEngine:
             with self.hub.hold(claim.turn_id) as stream:
                 stream.begin(max(first_attempt(claim.attempts), stream.attempt + 1 if stream.attempt else 0))
                 completed = await self._run_claim(entry, stream)
-                if completed is not None:
-                    stream.finish(completed.turn)
+                stream.finish(completed.turn)
         except LeaseLost:
             self._lease.probe()  # either this turn or the whole process was fenced out
             _LOG.warning("turn_fenced_out", agent=self.agent.name, turn=str(claim.turn_id), attempts=claim.attempts)
@@ -334,21 +332,23 @@ class AgentEngine:
             self._stuck.pop(claim.turn_id, None)
             await self._after(entry, completed)
 
-    async def _run_claim(self, entry: RunningTurn, stream: TurnStream) -> Completed | None:
-        """Return the committed outcome, or None if the work was stopped without one."""
+    async def _run_claim(self, entry: RunningTurn, stream: TurnStream) -> Completed:
+        """Return the committed outcome. Raises LeaseLost; CancelledError when the work is stopped without one."""
         claim, started = entry.claim, self._clock.monotonic()
         history: tuple[ChatMessage, ...] | None = None
+        run = self._prepare(claim, (), stream)
         try:
             if claim.attempts > MOST_ATTEMPTS:
-                outcome = abandoned_outcome(self._plan, claim.attempts - 1)
+                outcome = run.end_with(TriedTooOften(claim.attempts - 1))
             else:
                 history = await self._history(entry)
-                outcome = await self._work(claim, history, stream)
+                run = self._prepare(claim, history, stream)
+                outcome = await self._run(claim, run)
         except asyncio.CancelledError:
             if entry.stop is not Stop.USER or entry.task is None:
                 raise
             entry.task.uncancel()
-            outcome = cancelled_outcome(self._plan)
+            outcome = run.end_with(CancelRequested())
         entry.committing = True
         completed = await self._insist(entry, lambda owner: self._store.complete(entry.claim, owner, outcome))
         if history is not None:
@@ -356,7 +356,7 @@ class AgentEngine:
         self.telemetry.turn_finished(completed.turn, self._clock.monotonic() - started)
         return completed
 
-    async def _work(self, claim: Claim, history: tuple[ChatMessage, ...], stream: TurnStream) -> Outcome:
+    def _prepare(self, claim: Claim, history: tuple[ChatMessage, ...], stream: TurnStream) -> TurnRun:
         work = TurnWork(
             content=claim.content,
             history=history,
@@ -366,11 +366,14 @@ class AgentEngine:
             turn_seconds=float(self.spec.limits.turn_seconds),
             plan=self._plan,
         )
+        return self._driver.prepare(work, stream)
+
+    async def _run(self, claim: Claim, run: TurnRun) -> Outcome:
         if claim.attempts < MOST_ATTEMPTS:
-            return await self._driver.run(work, stream)
+            return await run.run()
         # What ended two processes may end this one: suspects run one at a time, so that the culprit is found.
         async with self._suspects:
-            return await self._driver.run(work, stream)
+            return await run.run()
 
     async def _history(self, entry: RunningTurn) -> tuple[ChatMessage, ...]:
         claim = entry.claim

@@ -8,6 +8,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS: Final = 30.0
 MOST_HEADERS: Final = 200
+LARGEST_READ: Final = 262_144
+"""What uvloop reads at once."""
 
 
 def bounded_protocol(header_bytes: int) -> type[asyncio.Protocol]:
@@ -39,15 +41,15 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        # Checked before parsing too: a header without an end never reaches the parser's callbacks.
         if self._refused:
             return
-        if self._header_timer is not None:
-            self._header_bytes += len(data)
-            if self._header_bytes > self.header_limit + 65_536:
-                self._refuse(431, "The request's headers are too large.")
-                return
         super().data_received(data)
+        if self._header_timer is None or self._refused:
+            return
+        # Headers without an end never reach the parser's callbacks. The chunk may have begun with another request.
+        self._header_bytes += len(data)
+        if self._header_bytes > self.header_limit + LARGEST_READ:
+            self._too_large()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

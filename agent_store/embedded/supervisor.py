@@ -32,6 +32,7 @@ from agent_store.embedded.processes import Process, find_process, find_processes
 _STOP_STAGES: Final = [(signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)]
 _LOG_MAX_BYTES: Final = 4 * 2**20
 _RESTART_PAUSE_SECONDS: Final = 1.0
+_PORT_TAKEN: Final = "could not create any TCP/IP sockets"
 _ENVIRONMENT: Final = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
 
 # fsync and synchronous_commit stay on: what was acknowledged must survive. The rest keeps a server for one person
@@ -200,9 +201,9 @@ class Supervisor:
             raise StartError(f"Postgres was not ready in time: {self._log_tail()}")
         if self._child.poll() is None:
             return True
-        if _is_free(self.port):
-            raise StartError(f"Postgres does not start: {self._log_tail()}")
-        return False
+        if _PORT_TAKEN in self._log_tail():
+            return False
+        raise StartError(f"Postgres does not start: {self._log_tail()}")
 
     def _spawn(self, command: list[str], output: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603
@@ -224,7 +225,7 @@ class Supervisor:
         return len(lines) >= 8 and lines[0] == str(self._child.pid) and lines[7].strip() == "ready"
 
     def _watch(self) -> None:
-        started = time.monotonic()
+        restarted = float("-inf")
         while True:
             ended = os.pidfd_open(self._child.pid)
             try:
@@ -235,10 +236,10 @@ class Supervisor:
                 return
             if ended in readable:
                 self._child.wait()
-                if time.monotonic() - started < _RESTART_PAUSE_SECONDS:
+                if time.monotonic() - restarted < _RESTART_PAUSE_SECONDS:
                     raise StartError(f"Postgres ends again and again: {self._log_tail()}")
-                started = time.monotonic()
-                self.deadline = started + 60.0
+                restarted = time.monotonic()
+                self.deadline = restarted + 60.0
                 self._clear_remains()
                 if not self._start_once():
                     raise StartError(f"port {self.port} was taken while Postgres was down")

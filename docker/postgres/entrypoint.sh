@@ -22,25 +22,30 @@ trap 'exit 143' TERM INT # as process 1 the shell would ignore them until the se
 say() { echo "abide-postgres: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# One statement in single-user mode, as superuser: single_user DIRECTORY DATABASE STATEMENT. Nothing listens meanwhile.
-# The statement travels by standard input, so that a password never is in the process list.
+# Statements, one per line, in single-user mode, as superuser: single_user DIRECTORY DATABASE STATEMENTS [OPTION…].
+# Nothing listens meanwhile. They travel by standard input, so that a password never is in the process list.
 single_user() {
-  out=$(printf '%s\n' "$3" | postgres --single -c exit_on_error=on -c log_min_messages=warning \
-    -c log_min_error_statement=panic -D "$1" "$2" 2>&1) || fail "could not prepare the database: $out"
+  directory=$1 database=$2 statements=$3
+  shift 3
+  out=$(printf '%s\n' "$statements" | postgres --single -c exit_on_error=on -c log_min_messages=warning \
+    -c log_min_error_statement=panic "$@" -D "$directory" "$database" 2>&1) || fail "could not prepare the database: $out"
 }
 
-# The durability of whole steps is settled by `sync -f`, which writes the volume's file system out.
+# Nothing needs to be durable before the rename, and everything then: so the files are synced once, at the end.
 make_database() {
   say "making the database"
   rm -rf "$making"
-  initdb --pgdata="$making" --username=postgres --auth=reject --encoding=UTF8 --locale-provider=builtin \
-    --locale=C.UTF-8 --builtin-locale=C.UTF-8 --data-checksums --no-sync --no-instructions >/dev/null
-  single_user "$making" postgres "CREATE ROLE abide LOGIN CREATEROLE;"
-  single_user "$making" postgres "CREATE DATABASE abide OWNER abide;"
-  single_user "$making" abide "CREATE EXTENSION vector;"
-  sync -f "$making"
+  # A builtin locale sorts the same whatever the system's libraries do; Postgres has it since 17.
+  [ "$major" -lt 17 ] || locale="--locale-provider=builtin --builtin-locale=C.UTF-8"
+  # shellcheck disable=SC2086 # two options
+  initdb --pgdata="$making" --username=postgres --auth=reject --encoding=UTF8 --locale=C.UTF-8 ${locale:-} \
+    --data-checksums --no-sync --no-instructions >/dev/null
+  single_user "$making" postgres 'CREATE ROLE abide LOGIN CREATEROLE;
+CREATE DATABASE abide OWNER abide;' -F
+  single_user "$making" abide 'CREATE EXTENSION vector;' -F
+  initdb --pgdata="$making" --sync-only >/dev/null
   mv "$making" "$data"
-  sync -f "$volume"
+  sync "$volume"
 }
 
 [ -s "$password_file" ] || fail "$password_file is missing or empty: mount the Secret with the password there"
@@ -48,6 +53,7 @@ make_database() {
 
 # A pod deleted by force may still be running when its successor starts: only one of them may touch the data.
 exec 9>"$volume/lock"
+flock -n 9 || say "waiting: another Postgres still uses $volume"
 flock -w 60 9 || fail "another Postgres still uses $volume; gave up after 60 s, will be tried again"
 
 [ -d "$data" ] || make_database

@@ -142,7 +142,7 @@ class Operator:
         """Run until asked to stop. Raises what ended one of the own tasks."""
         context, namespaces = self._context, self._context.settings.watch_namespaces
         registry = kopf.OperatorRegistry()
-        register_login(registry, context.watches, context.settings.environ)
+        register_login(registry, context.watches, context.cluster.server, context.cluster.open_session)
         register_lifecycle(registry, self._start, self._end)
         register_watches(
             registry, WATCHED_KINDS, context.cache, context.queue.add,

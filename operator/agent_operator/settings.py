@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from agent_api.version import VERSION
 from agent_operator.resources.inputs import PORT
 
 DEFAULT_RUNTIME_IMAGE: Final = f"abide/runtime:{VERSION}"
-_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class SettingsError(Exception):
@@ -21,16 +19,12 @@ class OperatorSettings:
     """Everything that can be set from outside. Times are seconds.
 
     `postgres_url` is used by the operator; `agent_postgres_url` is handed to agents and must name a host that other
-    namespaces can resolve; `postgres_direct_url` is for migrations where a pooler stands in between. An empty
-    `watch_namespaces` means the whole cluster.
+    namespaces can resolve. An empty `watch_namespaces` means the whole cluster. `environ` is what subprocesses get.
     """
 
-    postgres_url: str
-    agent_postgres_url: str
-    postgres_direct_url: str = ""
+    postgres_url: str = field(repr=False)
+    agent_postgres_url: str = field(repr=False)
     runtime_image: str = DEFAULT_RUNTIME_IMAGE
-    install_id: str = "abide"
-    namespace: str = "abide-system"
     watch_namespaces: tuple[str, ...] = ()
     host: str = "0.0.0.0"  # noqa: S104 - probes and scrapes come from outside the pod
     port: int = 8080
@@ -54,10 +48,7 @@ class OperatorSettings:
         return cls(
             postgres_url=url,
             agent_postgres_url=environ.get("ABIDE_AGENT_POSTGRES_URL") or url,
-            postgres_direct_url=environ.get("ABIDE_POSTGRES_DIRECT_URL", ""),
             runtime_image=environ.get("ABIDE_RUNTIME_IMAGE") or DEFAULT_RUNTIME_IMAGE,
-            install_id=environ.get("ABIDE_INSTALL_ID") or "abide",
-            namespace=environ.get("ABIDE_NAMESPACE") or _own_namespace(),
             watch_namespaces=tuple(
                 sorted({name.strip() for name in environ.get("ABIDE_WATCH_NAMESPACES", "").split(",")} - {""})
             ),
@@ -66,10 +57,6 @@ class OperatorSettings:
             log_level=_choice(environ, "ABIDE_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
             environ=dict(environ),
         )
-
-
-def _own_namespace() -> str:
-    return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else "abide-system"
 
 
 def _integer(environ: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:

@@ -54,8 +54,11 @@ class LocalCluster:
             return f"{', '.join(dead)} ended"
         if not machine.node_address_exists():
             return f"the address {NODE_IP} is gone"
-        if not self._node_is_ready():
-            return "the node is not ready"
+        try:
+            if not self._node_is_ready():
+                return "the node is not ready"
+        except ClusterError as error:
+            return str(error)
         if not self._dns_answers():
             return "the name service does not answer"
         return None

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from tests.cluster.commands import attempt, run, wait_until
-from tests.cluster.errors import ClusterError
+from tests.cluster.errors import ClusterError, RequirementError
 from tests.cluster.processes import Daemons, Identity, find_processes, identify, kill_all
 from tests.cluster.settings import BRIDGE, BUILD_CGROUP, CGROUP, CNI_NETWORK, NODE_IP, POD_CIDR, SERVICE_CIDR, Paths
 
@@ -22,6 +22,7 @@ _TABLES = ("nat", "filter", "mangle")
 _CNI_RESULTS = Path("/var/lib/cni/results")
 _LOG_LINKS = Path("/var/log/containers")
 _SHIM_SOCKETS = Path("/run/containerd/s")
+_SYSCTL = Path("/proc/sys")
 _CGROUPS = (CGROUP, BUILD_CGROUP)
 _DAEMON_NAMES = frozenset(
     {
@@ -43,6 +44,7 @@ _KERNEL_SETTINGS = (
     "kernel/keys/root_maxkeys",
     "kernel/panic",
     "kernel/panic_on_oops",
+    "net/bridge/bridge-nf-call-iptables",
     "net/ipv4/conf/all/route_localnet",
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -151,10 +153,21 @@ def find_leftovers(paths: Paths) -> list[str]:
 
 
 def prepare(state: Path) -> None:
-    """Set up addresses and cgroups for a node, and note the kernel settings that will change."""
-    before = {name: _read(Path("/proc/sys") / name) for name in _KERNEL_SETTINGS}
+    """Set up kernel, address and cgroups for a node, and note the kernel settings that will change.
+
+    Raises: RequirementError when the kernel cannot filter what passes a bridge.
+    """
+    for module in ("overlay", "br_netfilter"):
+        with contextlib.suppress(ClusterError):  # built in, or the machine may not load modules
+            attempt(["modprobe", module], timeout=_TIMEOUT)
+    before = {name: _read(_SYSCTL / name) for name in _KERNEL_SETTINGS}
     state.mkdir(parents=True, exist_ok=True)
     (state / "kernel.json").write_text(json.dumps(before))
+    # Without it an answer between two pods passes the bridge with the pod's address instead of the Service's.
+    filtering = _SYSCTL / "net/bridge/bridge-nf-call-iptables"
+    if not filtering.exists():
+        raise RequirementError("the kernel module br_netfilter is not loaded: run `modprobe br_netfilter`")
+    filtering.write_text("1")
     # On `lo`, because not every kernel has dummy links. A node address of its own keeps all ports of the machine free.
     run(["ip", "address", "replace", f"{NODE_IP}/32", "dev", "lo"], timeout=_TIMEOUT)
     for root in cgroup_roots(read_mountinfo()):
@@ -162,7 +175,7 @@ def prepare(state: Path) -> None:
         group.mkdir(exist_ok=True)
         # A new group of cpuset version 1 has no processors and no memory until it is given some.
         for name in ("cpuset.cpus", "cpuset.mems"):
-            if (root / "cgroup.procs").exists() and (group / name).exists() and (root / name).exists():
+            if (group / name).exists() and (root / name).exists():
                 (group / name).write_text((root / name).read_text())
 
 
@@ -324,7 +337,7 @@ def _remove_groups(name: str) -> None:
 def _restore_kernel_settings(noted: Path) -> None:
     with contextlib.suppress(FileNotFoundError, ValueError):
         for name, value in json.loads(noted.read_text()).items():
-            path = Path("/proc/sys") / name
+            path = _SYSCTL / name
             if name in _KERNEL_SETTINGS and value and _read(path) != value:
                 path.write_text(value)
 

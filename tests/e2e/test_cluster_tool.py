@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import tomllib
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +36,7 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=550,
         check=False,
     )
 
@@ -99,11 +98,11 @@ class Namespace:
 
 @pytest.fixture(scope="module")
 def namespace() -> Iterator[Namespace]:
-    loaded = run_tool("images", "runtime")
-    assert loaded.returncode == 0, loaded.stderr
-    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    for words in (("up",), ("images", "runtime")):
+        done = run_tool(*words)
+        assert done.returncode == 0, done.stderr
     kubeconfig, kubectl = (run_tool(*words).stdout.strip() for words in (("kubeconfig",), ("tool", "kubectl")))
-    made = Namespace(kubectl, kubeconfig, f"abide/runtime:{version}")
+    made = Namespace(kubectl, kubeconfig, done.stdout.split()[1])
     made.apply(
         {
             "apiVersion": "v1",

@@ -192,7 +192,7 @@ BAD = {
         "spec",
         "exactly one of systemPrompt",
     ),
-    "no prompt": (agent("bad", systemPrompt=None), "spec", "exactly one of systemPrompt"),
+    "no prompt": (agent("bad", systemPrompt=None), "spec", "write systemPrompt, or systemPromptFrom.configMapKeyRef"),
     "no model": (agent("bad", models=None), "spec.models", "Required"),
     "unknown field": (agent("bad", modles=[]), "modles", "unknown field"),
 }  # fmt: skip

@@ -162,7 +162,7 @@ WITH lease AS (
             WHERE r.agent_id = a.agent_id AND r.instance = a.instance AND r.epoch = a.epoch AND r.expires_at > now())
         OR a.instance = $2 AND a.epoch = $3 AND a.turn_id <> ALL ($5::uuid[]))
     LIMIT $4
-    FOR UPDATE OF a SKIP LOCKED
+    FOR UPDATE OF s, a SKIP LOCKED
 ), session AS (
     UPDATE abide.sessions s SET token = s.token + orphan.taken FROM orphan
     WHERE s.agent_id = $1 AND s.id = orphan.session_id

@@ -83,6 +83,30 @@ class KubeCluster:
         self._on_request = on_request
         self._resources: dict[Kind, Resource] = {}
 
+    @property
+    def server(self) -> str:
+        """Return the API server's URL."""
+        return str(self._api.configuration.host)
+
+    def open_session(self, trace: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+        """Return a session for watches, with the same credentials; whoever asked for it closes it."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._api.rest_client.ssl_context),
+            middlewares=(self._authorize,),
+            trace_configs=[trace],
+            # A watch event is one line; the largest object has 1.5 MiB.
+            read_bufsize=2**21,
+        )
+
+    async def _authorize(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send the token as it is now: the kubelet replaces a service account's every hour."""
+        token = await self._api.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        if token:
+            request.headers["Authorization"] = token
+        return await handler(request)
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self._api.close()  # type: ignore[no-untyped-call]

@@ -49,7 +49,6 @@ class Situation:
 
     serving: tuple[PodView, ...]
     current_serving: tuple[PodView, ...]
-    outdated: tuple[PodView, ...]
     rollout: Cause | None
     blocked: Cause | None
     reduced: Cause | None
@@ -72,7 +71,6 @@ def assess(observation: Observation) -> Situation:
     return Situation(
         serving=serving,
         current_serving=tuple(pod for pod in serving if pod.revision == observation.revision),
-        outdated=tuple(pod for pod in alive if pod.revision != observation.revision),
         rollout=rollout,
         blocked=refused or (rollout if rollout is not None and not rollout.starting else None) or broken or rollout,
         reduced=refused or broken,
@@ -184,8 +182,8 @@ def _progressing(observation: Observation, situation: Situation, previous: Agent
     if not observation.verdict.accepted:
         cause = verdict_cause(observation.verdict)
         return _from_cause(type_, "False", cause, effect="", lead="The present spec is not rolled out:")
-    if len(situation.current_serving) >= observation.desired and not situation.outdated:
-        return Finding(type_, "False", Reason.UP_TO_DATE, f"All pods run revision {observation.revision}.")
+    if len(situation.current_serving) >= observation.desired:
+        return Finding(type_, "False", Reason.UP_TO_DATE, f"Revision {observation.revision} serves.")
     if situation.rollout_failed and situation.rollout is not None:
         message = (
             f"Revision {observation.revision} does not become ready since {{since}}; "
@@ -196,7 +194,7 @@ def _progressing(observation: Observation, situation: Situation, previous: Agent
         )
     if situation.rollout is not None and not situation.rollout.starting and not situation.current_serving:
         if previous.revision.ready == observation.revision:
-            return Finding(type_, "False", Reason.UP_TO_DATE, f"All pods run revision {observation.revision}.")
+            return Finding(type_, "False", Reason.UP_TO_DATE, f"Revision {observation.revision} is rolled out.")
         return _from_cause(type_, "False", situation.rollout, effect="")
     if situation.serving:
         message = f"Revision {observation.revision} is being rolled out since {{since}}; the last good one serves."

@@ -55,7 +55,8 @@ def build_status(observation: Observation, previous: AgentStatus) -> AgentStatus
         observed_generation=observation.generation,
         conditions=build_conditions(observation, previous),
         desired_replicas=observation.desired,
-        ready_replicas=len(serving),
+        # A rollout has one pod more for a moment, a suspended agent one that still ends: neither is worth a write.
+        ready_replicas=min(len(serving), observation.desired),
         selector=",".join(f"{key}={value}" for key, value in selector_labels(observation.name).items()),
         endpoint=build_endpoint(observation.name, observation.namespace),
         runtime_version=_runtime_version(observation, serving) or previous.runtime_version,

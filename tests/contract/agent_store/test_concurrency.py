@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from agent_api.wire import TurnStatus
 from agent_store.errors import LeaseLost, QueueFull
 from agent_store.ports import Claim, Disposition, Owner
 from agent_store.postgres.store import PostgresStore
@@ -79,6 +80,10 @@ class Process:
         if accepted.disposition is Disposition.RUN:
             assert accepted.claim is not None
             self.running[turn.id] = accepted.claim
+        elif self.random.random() < 0.2:
+            found = await self.scene.store.cancel_queued(self.scene.agent, turn.id, "ann")
+            assert found is not None
+            self.log.outcomes[turn.id] += found.status is TurnStatus.CANCELLED
 
     async def sweep(self, owner: Owner) -> None:
         if self.random.random() < 0.2:
@@ -130,7 +135,7 @@ async def test_processes_that_come_and_go_lose_nothing_and_answer_nothing_twice(
     watcher = asyncio.create_task(watch(connection, agent, stop))
     try:
         async with asyncio.timeout(DEADLINE):
-            await asyncio.gather(*(process.live(40) for process in processes))
+            await asyncio.gather(*(process.live(60) for process in processes))
             await finish_everything(postgres_url, agent, log)
     finally:
         stop.set()
@@ -138,8 +143,7 @@ async def test_processes_that_come_and_go_lose_nothing_and_answer_nothing_twice(
             await process.scene.store.aclose()
     assert await watcher > 0
     assert log.accepted
-    assert set(log.outcomes) == log.accepted
-    assert max(log.outcomes.values()) == 1
+    assert {turn: log.outcomes[turn] for turn in log.accepted} == dict.fromkeys(log.accepted, 1)
     assert await connection.fetch(STRANDED, agent) == []
     assert await connection.fetch(INCONSISTENT, agent) == []
     await check_order(postgres_url, agent)
@@ -218,7 +222,7 @@ async def test_deleting_a_session_under_load_leaves_nothing_behind(
 ) -> None:
     async def talk(number: int) -> None:
         for _ in range(10):
-            accepted = await scene.say(owner, str(number))
+            accepted = await scene.say(owner, str(number), queue_limit=1000)
             if accepted.claim is not None:
                 try:
                     await scene.finish(owner, accepted.claim)

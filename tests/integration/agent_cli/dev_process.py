@@ -19,8 +19,8 @@ from agent_store.embedded.processes import Process, find_process
 REPOSITORY = Path(__file__).resolve().parents[3]
 EXAMPLE = REPOSITORY / "examples" / "assistant.yaml"
 COMMAND = [sys.executable, "-m", "agent_cli.main"]
-READY_SECONDS = 30.0
-STOP_SECONDS = 30.0
+READY_SECONDS = 60.0
+STOP_SECONDS = 60.0
 
 
 def until(condition: Callable[[], Any], timeout: float, what: str) -> Any:

@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import subprocess
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -130,7 +130,9 @@ def test_what_an_earlier_agent_of_that_name_left_is_waited_for() -> None:
     desired = build_desired(make_inputs())
     earlier = build_desired(make_inputs(uid="7d9d9f0c-5a0e-4bd8-9f0e-000000000000"))
     state = nothing(desired)
-    service = next(child for child in earlier.children if child.name == "agent-support" and child.kind.name == "Service")
+    service = next(
+        child for child in earlier.children if child.name == "agent-support" and child.kind.name == "Service"
+    )
     state[(service.kind, service.name)] = live(service.kind, service.body)
     plan = plan_children("support", UID, desired, state)
     assert plan.conflict == ""

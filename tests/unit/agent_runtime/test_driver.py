@@ -1,5 +1,6 @@
 """The driver with the real built-in models: what it makes of time, failures and defects."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from agent_runtime.llm.echo import EchoModel
 from agent_runtime.llm.port import ChatMessage, FailureKind, Model, ModelEnd, ModelRequest, TextDelta, ToolCall
 from agent_runtime.llm.scripted import ScriptedModel
 from agent_runtime.loop.driver import ModelCall, Observer, TurnDriver, TurnWork, trim_messages
-from agent_runtime.loop.machine import Plan
+from agent_runtime.loop.machine import CancelRequested, Plan
 from agent_runtime.loop.stream import TurnStream
 from agent_runtime.tools.none import NoTools
 from agent_store.ports import NewMessage, Outcome
@@ -51,7 +52,7 @@ async def drive(*models: Model, seen: Seen | None = None, **settings: float) -> 
     stream = TurnStream()
     stream.begin(1)
     driver = TurnDriver(models, NoTools(), CLOCK, (seen or Seen()).observer())
-    outcome = await driver.run(work(*models, **settings), stream)  # type: ignore[arg-type]
+    outcome = await driver.prepare(work(*models, **settings), stream).run()  # type: ignore[arg-type]
     return outcome, stream
 
 
@@ -93,7 +94,12 @@ async def test_a_slow_first_token_fails_over_within_the_models_timeout() -> None
 
 @pytest.mark.parametrize(
     ("status", "tries", "error_type"),
-    [(401, 1, "ModelAuthFailed"), (404, 1, "ModelNotFound"), (429, 2, "ModelRateLimited"), (503, 2, "ModelUnreachable")],
+    [
+        (401, 1, "ModelAuthFailed"),
+        (404, 1, "ModelNotFound"),
+        (429, 2, "ModelRateLimited"),
+        (503, 2, "ModelUnreachable"),
+    ],
 )
 async def test_only_transient_errors_are_tried_again(status: int, tries: int, error_type: str) -> None:
     seen = Seen()
@@ -148,6 +154,23 @@ async def test_a_misbehaving_adapter_costs_its_call_and_the_next_model_answers(h
     assert bool(seen.defects) == (how == "raises")
 
 
+async def test_a_cancelled_turn_keeps_whole_steps_and_counts_the_one_under_way() -> None:
+    ask = ScriptedReply(tool_calls=[ScriptedToolCall(name="t")])
+    model = scripted(ask, ScriptedReply(delay_seconds=30))
+    stream, seen = TurnStream(), Seen()
+    stream.begin(1)
+    run = TurnDriver((model,), NoTools(), CLOCK, seen.observer()).prepare(work(model), stream)
+    task = asyncio.create_task(run.run())
+    for _ in range(50):  # nothing here waits for anything but the loop, until the second call's delay
+        await asyncio.sleep(0)
+    assert len(seen.calls) == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    outcome = run.end_with(CancelRequested())
+    assert (outcome.status, outcome.steps) == (TurnStatus.CANCELLED, 2)
+    assert [line.role for line in outcome.messages] == ["assistant", "tool"]
+
+
 class BrokenTools(NoTools):
     async def call(self, call: ToolCall) -> None:  # type: ignore[override]
         raise RuntimeError("tools broke")
@@ -158,7 +181,8 @@ async def test_a_defect_of_the_runtime_fails_the_turn_and_is_reported() -> None:
     model = scripted(ScriptedReply(tool_calls=[ScriptedToolCall(name="t")]))
     stream = TurnStream()
     stream.begin(1)
-    outcome = await TurnDriver((model,), BrokenTools(), CLOCK, seen.observer()).run(work(model), stream)
+    driver = TurnDriver((model,), BrokenTools(), CLOCK, seen.observer())
+    outcome = await driver.prepare(work(model), stream).run()
     assert (outcome.status, outcome.error_type) == (TurnStatus.FAILED, "InternalError")
     assert len(seen.defects) == 1
 

@@ -226,7 +226,9 @@ def test_a_turn_whose_every_effect_is_answered_ends_by_itself(data: st.DataObjec
                 event = data.draw(
                     st.one_of(
                         st.builds(ModelAnswered, st.just(call), st.just("t"), TOOLS),
-                        st.builds(ModelFailed, st.just(call), st.just(FailureKind.TIMEOUT), st.just("f"), st.booleans()),
+                        st.builds(
+                            ModelFailed, st.just(call), st.just(FailureKind.TIMEOUT), st.just("f"), st.booleans()
+                        ),
                     )
                 )
             case Pause(call=call):

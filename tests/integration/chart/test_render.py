@@ -1,0 +1,300 @@
+"""What the chart makes of values, and which values it refuses."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from agent_operator.kube.port import (
+    AGENT,
+    CHILD_KINDS,
+    CONFIG_MAP,
+    EVENT,
+    REPLICA_SET,
+    WATCHED_KINDS,
+    Kind,
+)
+from tests.integration.chart.conftest import CHART, Helm, Object
+
+EXTERNAL = {"postgres": {"embedded": {"enabled": False}, "external": {"secretRef": {"name": "pg"}}}}
+NAMESPACED = {
+    "watchNamespaces": ["shop", "desk"],
+    "crds": {"install": False},
+    "rbac": {"aggregateToDefaultRoles": False},
+}
+FULL = {
+    "image": {"registry": "registry.example.com/mirror", "tag": "1.2.3", "pullPolicy": "Always"},
+    "imagePullSecrets": [{"name": "registry"}],
+    "installId": "one",
+    "operator": {
+        "logLevel": "DEBUG",
+        "podAnnotations": {"a": "b"},
+        "podLabels": {"team": "x"},
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {"podAntiAffinity": {}},
+        "priorityClassName": "high",
+        "image": {"digest": "sha256:" + "a" * 64},
+    },
+    "runtime": {"image": {"tag": "9"}},
+    "postgres": {
+        "embedded": {
+            "storage": {"size": "20Gi", "className": "fast"},
+            "parameters": {"shared_buffers": "512MB"},
+            "podLabels": {"team": "y"},
+            "nodeSelector": {"disk": "ssd"},
+        }
+    },
+}
+OPTIONS: dict[str, Object] = {
+    "default": {},
+    "external": EXTERNAL,
+    "external with pooler": {
+        "postgres": {**EXTERNAL["postgres"], "external": {"secretRef": {"name": "pg", "key": "u"}, "directKey": "d"}}
+    },
+    "own secret": {"postgres": {"embedded": {"existingSecret": "mine"}}},
+    "namespaced": NAMESPACED,
+    "full": FULL,
+}
+
+
+def one(objects: list[Object], kind: str, name: str | None = None) -> Object:
+    found = [o for o in objects if o["kind"] == kind and name in (None, o["metadata"]["name"])]
+    assert len(found) == 1, [(o["kind"], o["metadata"]["name"]) for o in objects]
+    return found[0]
+
+
+def pods(objects: list[Object]) -> list[Object]:
+    return [o["spec"]["template"] for o in objects if o["kind"] in ("Deployment", "StatefulSet")]
+
+
+def environment(objects: list[Object]) -> dict[str, Any]:
+    container = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    return {e["name"]: e.get("value", e.get("valueFrom", {}).get("secretKeyRef")) for e in container["env"]}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_lint_is_clean(helm: Helm, option: str) -> None:
+    done = helm.run("lint", "--strict", str(CHART), values=OPTIONS[option])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[WARNING]" not in done.stdout
+    assert "[ERROR]" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "version", sorted(kubernetes_validate.utils.all_versions(), key=lambda v: int(v.split(".")[1]))[-3:]
+)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_objects_are_valid_in_the_three_newest_minors(helm: Helm, option: str, version: str) -> None:
+    rendered = helm.render(OPTIONS[option])
+    assert rendered
+    for found in rendered:
+        kubernetes_validate.validate(found, version, strict=True)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_pod_meets_the_restricted_level_and_has_a_read_only_root(helm: Helm, option: str) -> None:
+    found = pods(helm.render(OPTIONS[option]))
+    assert len(found) == (1 if option.startswith("external") else 2)
+    for pod in found:
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] >= 1000
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        allowed = {"emptyDir", "secret", "configMap", "projected", "persistentVolumeClaim"}
+        assert all((volume.keys() - {"name"}) <= allowed for volume in spec.get("volumes", []))
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert all("hostPort" not in port for port in container["ports"])
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+            assert "memory" in container["resources"]["limits"]
+            assert container.keys() >= {"readinessProbe", "livenessProbe"}
+
+
+def test_by_default_there_is_an_operator_for_all_namespaces_and_a_postgres(helm: Helm) -> None:
+    objects = helm.render()
+    assert sorted((o["kind"], o["metadata"]["name"]) for o in objects) == [
+        ("ClusterRole", "abide-agents-edit"),
+        ("ClusterRole", "abide-agents-view"),
+        ("ClusterRole", "abide-operator"),
+        ("ClusterRoleBinding", "abide-operator"),
+        ("CustomResourceDefinition", "agents.abide.dev"),
+        ("Deployment", "abide-operator"),
+        ("Secret", "abide-postgres"),
+        ("Service", "abide-postgres"),
+        ("ServiceAccount", "abide-operator"),
+        ("StatefulSet", "abide-postgres"),
+    ]
+    told = environment(objects)
+    assert told["ABIDE_POSTGRES_URL"] == {"name": "abide-postgres", "key": "url"}
+    assert told["ABIDE_WATCH_NAMESPACES"] == ""
+    assert told["ABIDE_NAMESPACE"] == "abide-system"
+    assert "ABIDE_POSTGRES_DIRECT_URL" not in told
+    images = [pod["spec"]["containers"][0]["image"] for pod in pods(objects)]
+    version = one(objects, "Deployment")["metadata"]["labels"]["app.kubernetes.io/version"]
+    assert sorted(images) == [f"abide/operator:{version}", f"abide/postgres:{version}"]
+    assert told["ABIDE_RUNTIME_IMAGE"] == f"abide/runtime:{version}"
+
+
+def test_what_an_uninstall_must_not_lose_is_kept(helm: Helm) -> None:
+    objects = helm.render()
+    kept = [o["kind"] for o in objects if o["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"]
+    assert sorted(kept) == ["CustomResourceDefinition", "Secret"]
+    policy = one(objects, "StatefulSet")["spec"]["persistentVolumeClaimRetentionPolicy"]
+    assert policy == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+
+
+def test_the_generated_password_is_long_and_the_url_carries_it(helm: Helm) -> None:
+    data = [one(helm.render(), "Secret")["data"] for _ in range(2)]
+    passwords = [base64.b64decode(d["password"]).decode() for d in data]
+    assert len(set(passwords)) == 2
+    assert all(len(password) >= 32 for password in passwords)
+    url = base64.b64decode(data[0]["url"]).decode()
+    assert url == f"postgresql://abide:{passwords[0]}@abide-postgres.abide-system.svc:5432/abide"
+
+
+def test_the_crd_is_the_generated_one(helm: Helm) -> None:
+    import yaml
+
+    found = one(helm.render(), "CustomResourceDefinition")
+    generated = yaml.safe_load(Path(CHART, "files", "crds", "abide.dev_agents.yaml").read_text())
+    assert found["spec"] == generated["spec"]
+
+
+def test_an_external_postgres_replaces_the_embedded_one(helm: Helm) -> None:
+    objects = helm.render(OPTIONS["external with pooler"])
+    assert {"StatefulSet", "Secret", "Service"}.isdisjoint(o["kind"] for o in objects)
+    told = environment(objects)
+    assert told["ABIDE_POSTGRES_URL"] == {"name": "pg", "key": "u"}
+    assert told["ABIDE_POSTGRES_DIRECT_URL"] == {"name": "pg", "key": "d"}
+
+
+def test_a_secret_of_ones_own_is_used_and_none_generated(helm: Helm) -> None:
+    objects = helm.render(OPTIONS["own secret"])
+    assert "Secret" not in [o["kind"] for o in objects]
+    assert environment(objects)["ABIDE_POSTGRES_URL"] == {"name": "mine", "key": "url"}
+    volumes = one(objects, "StatefulSet")["spec"]["template"]["spec"]["volumes"]
+    assert [v["secret"]["secretName"] for v in volumes if "secret" in v] == ["mine"]
+
+
+def test_namespaced_mode_asks_for_nothing_in_the_cluster(helm: Helm) -> None:
+    objects = helm.render(NAMESPACED)
+    assert not [o["kind"] for o in objects if o["kind"].startswith("Cluster") or o["kind"].startswith("Custom")]
+    for kind in ("Role", "RoleBinding"):
+        assert sorted(o["metadata"]["namespace"] for o in objects if o["kind"] == kind) == ["desk", "shop"]
+    assert environment(objects)["ABIDE_WATCH_NAMESPACES"] == "shop,desk"
+    cluster_wide = one(helm.render(), "ClusterRole", "abide-operator")
+    assert all(o["rules"] == cluster_wide["rules"] for o in objects if o["kind"] == "Role")
+
+
+def test_registry_tags_digest_and_scheduling_reach_the_pods(helm: Helm) -> None:
+    objects = helm.render(FULL)
+    operator, postgres = (one(objects, kind)["spec"]["template"] for kind in ("Deployment", "StatefulSet"))
+    registry = "registry.example.com/mirror"
+    assert operator["spec"]["containers"][0]["image"] == f"{registry}/abide/operator:1.2.3@sha256:{'a' * 64}"
+    assert postgres["spec"]["containers"][0]["image"] == f"{registry}/abide/postgres:1.2.3"
+    assert environment(objects)["ABIDE_RUNTIME_IMAGE"] == f"{registry}/abide/runtime:9"
+    for pod in (operator, postgres):
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+        assert pod["spec"]["containers"][0]["imagePullPolicy"] == "Always"
+        assert pod["spec"]["nodeSelector"] == {"disk": "ssd"}
+    assert operator["metadata"]["annotations"]["a"] == "b"
+    assert (operator["metadata"]["labels"]["team"], postgres["metadata"]["labels"]["team"]) == ("x", "y")
+    assert operator["spec"]["tolerations"] == FULL["operator"]["tolerations"]
+    assert operator["spec"]["priorityClassName"] == "high"
+    assert postgres["spec"]["containers"][0]["args"] == ["-c", "max_connections=200", "-c", "shared_buffers=512MB"]
+    claim = one(objects, "StatefulSet")["spec"]["volumeClaimTemplates"][0]["spec"]
+    assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == ("fast", "20Gi")
+
+
+def test_labels_of_ones_own_cannot_break_the_selector(helm: Helm) -> None:
+    deployment = one(helm.render({"operator": {"podLabels": {"app.kubernetes.io/name": "other"}}}), "Deployment")
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+
+
+REFUSED: dict[str, tuple[Object, str]] = {
+    "key at the top": ({"postgress": {}}, "postgress"),
+    "key of the operator": ({"operator": {"replicas": 2}}, "replicas"),
+    "key deep inside": ({"postgres": {"embedded": {"storage": {"sice": "1Gi"}}}}, "sice"),
+    "key of resources": ({"operator": {"resources": {"limit": {}}}}, "limit"),
+    "key of a toleration": ({"operator": {"tolerations": [{"keys": "x"}]}}, "keys"),
+    "number as string": ({"operator": {"logLevel": "LOUD"}}, "logLevel"),
+    "size": ({"postgres": {"embedded": {"storage": {"size": "big"}}}}, "size"),
+    "namespace": ({"watchNamespaces": ["Shop"]}, "watchNamespaces"),
+    "parameter of the container": ({"postgres": {"embedded": {"parameters": {"port": "1"}}}}, "port"),
+    "both databases": (
+        {"postgres": {"external": {"secretRef": {"name": "pg"}}}},
+        "set postgres.embedded.enabled=false to use the one of Secret pg",
+    ),
+    "no database": ({"postgres": {"embedded": {"enabled": False}}}, "set postgres.embedded.enabled=true"),
+    "direct key alone": ({"postgres": {"external": {"directKey": "d"}}}, "set both or neither"),
+    "own secret without database": (
+        {"postgres": {"embedded": {"enabled": False, "existingSecret": "a"}, "external": {"secretRef": {"name": "b"}}}},
+        "set postgres.external.secretRef.name instead",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_values_are_refused_with_the_key_or_the_remedy(helm: Helm, case: str) -> None:
+    values, words = REFUSED[case]
+    assert words in helm.refuse(values)
+
+
+def needed_rights() -> dict[str, set[str]]:
+    """Return what the operator's calls need: {resource: verbs}, from the kinds its own code names."""
+    rights: dict[str, set[str]] = {}
+
+    def allow(kind: Kind, *verbs: str, part: str = "") -> None:
+        rights.setdefault(f"{kind.group}/{kind.plural}{part}", set()).update(verbs)
+
+    for kind in WATCHED_KINDS:
+        allow(kind, "list", "watch")
+    for kind in CHILD_KINDS:
+        allow(kind, "get", "create", "patch")
+    allow(AGENT, "get")
+    allow(AGENT, "patch", part="/status")
+    allow(AGENT, "update", part="/finalizers")  # owner references that block deletion
+    allow(CONFIG_MAP, "delete")  # revisions no longer in use
+    allow(REPLICA_SET, "list")  # which ones are
+    allow(EVENT, "create")
+    return rights
+
+
+def test_the_operator_may_do_what_its_code_calls_and_nothing_more(helm: Helm) -> None:
+    granted: dict[str, set[str]] = {}
+    for rule in one(helm.render(), "ClusterRole", "abide-operator")["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                granted.setdefault(f"{group}/{resource}", set()).update(rule["verbs"])
+    assert granted == needed_rights()
+
+
+def test_users_roles_cover_agents_and_only_them(helm: Helm) -> None:
+    objects = helm.render()
+    for name, to, verbs in (
+        ("abide-agents-view", {"view", "edit", "admin"}, {"get", "list", "watch"}),
+        ("abide-agents-edit", {"edit", "admin"}, {"create", "update", "patch", "delete", "deletecollection"}),
+    ):
+        role = one(objects, "ClusterRole", name)
+        prefix = "rbac.authorization.k8s.io/aggregate-to-"
+        labels = role["metadata"]["labels"]
+        assert {key.removeprefix(prefix) for key in labels if key.startswith(prefix)} == to
+        assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {"abide.dev"}
+        assert {verb for rule in role["rules"] for verb in rule["verbs"]} == verbs
+
+
+def test_the_notes_name_the_next_commands(helm: Helm) -> None:
+    done = helm.run("install", "abide", str(CHART), "-n", "abide-system", "--dry-run=client", values={})
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.split("NOTES:")[1]
+    for word in ("kubectl apply", "kubectl wait", "abide chat assistant", "psql -U abide", "helm uninstall"):
+        assert word in notes

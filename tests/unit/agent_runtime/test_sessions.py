@@ -1,0 +1,80 @@
+"""The cache of sessions: bounded, exact about what it is valid for."""
+
+from uuid import UUID
+
+from agent_runtime.llm.port import ChatMessage
+from agent_runtime.sessions import SessionCache
+
+
+def cache(history_limit: int = 50, sessions: int = 100, chars: int = 1000, idle: float = 10.0) -> SessionCache:
+    return SessionCache(history_limit=history_limit, most_sessions=sessions, most_chars=chars, idle_seconds=idle)
+
+
+def put(into: SessionCache, number: int, turn_seq: int = 1, text: str = "abcde", now: float = 0.0) -> None:
+    into.put(
+        UUID(int=number), turn_seq=turn_seq, accepted_messages=turn_seq, messages=[ChatMessage("user", text)], now=now
+    )
+
+
+def test_the_first_turn_has_no_history_and_needs_no_read() -> None:
+    assert cache().messages_before(UUID(int=1), 1) == ()
+
+
+def test_a_session_is_valid_for_exactly_the_next_turn() -> None:
+    made = cache()
+    put(made, 1, turn_seq=3)
+    known = made.messages_before(UUID(int=1), 4)
+    assert known is not None
+    assert [message.content for message in known] == ["abcde"]
+    assert made.messages_before(UUID(int=1), 5) is None, "another process ran a turn in between"
+    assert made.messages_before(UUID(int=1), 3) is None
+    assert made.messages_before(UUID(int=2), 2) is None
+
+
+def test_no_more_than_the_history_limit_is_kept() -> None:
+    made = cache(history_limit=2)
+    messages = [ChatMessage("user", str(n)) for n in range(5)]
+    session = made.put(UUID(int=1), turn_seq=1, accepted_messages=1, messages=messages, now=0)
+    assert [message.content for message in session.messages] == ["3", "4"]
+    assert made.chars == 2
+
+
+def test_idle_sessions_leave_and_used_ones_stay() -> None:
+    made = cache(idle=10)
+    put(made, 1, now=0)
+    put(made, 2, now=5)
+    put(made, 1, turn_seq=2, now=8)
+    assert [session.session_id.int for session in made.surplus(15)] == [2]
+    assert [session.session_id.int for session in made.surplus(18)] == [2, 1]
+
+
+def test_too_many_sessions_or_characters_push_out_the_least_recently_used() -> None:
+    few = cache(sessions=2)
+    for number in (1, 2, 3):
+        put(few, number)
+    assert [session.session_id.int for session in few.surplus(0)] == [1]
+    small = cache(chars=11)
+    for number in (1, 2, 3):
+        put(small, number)
+    assert [session.session_id.int for session in small.surplus(0)] == [1]
+
+
+def test_characters_are_counted_once_over_put_and_forget() -> None:
+    made = cache()
+    put(made, 1, text="12345")
+    put(made, 1, turn_seq=2, text="123")
+    put(made, 2, text="1")
+    assert made.chars == 4
+    made.forget(UUID(int=1))
+    made.forget(UUID(int=1))
+    assert (made.chars, len(made)) == (1, 1)
+
+
+def test_turns_since_the_last_snapshot_are_counted() -> None:
+    made = cache()
+    put(made, 1)
+    put(made, 1, turn_seq=2)
+    (session,) = made.unsaved()
+    assert session.unsaved_turns == 2
+    session.unsaved_turns = 0
+    assert list(made.unsaved()) == []
