@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final, NoReturn
 
-from agent_api.wire import SESSION_PATTERN, USER_PATTERN, SessionPage, TurnStatus
+from agent_api.wire import IDEMPOTENCY_KEY_MAX_LENGTH, SESSION_PATTERN, USER_PATTERN, SessionPage, TurnStatus
 from agent_cli.client import PATIENCE, AgentClient, AgentRef
 from agent_cli.conversation import Chat, Screen, clean, new_key, outcome_note
 from agent_cli.errors import FAILED, UsageError
@@ -18,6 +18,7 @@ from agent_cli.streamed import Output
 from agent_cli.targets import ClusterTarget, UrlTarget
 
 SESSIONS_MAX: Final = 100
+KEY_PATTERN: Final = f"[!-~]{{1,{IDEMPOTENCY_KEY_MAX_LENGTH}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ def run_chat(reach: Reach, options: ChatOptions, environ: Mapping[str, str]) -> 
     """Chat, and exit with 1 if a message had no reply. Raises CliError, UsageError."""
     check_name("--session", options.session, SESSION_PATTERN)
     check_name("--user", options.user, USER_PATTERN)
-    if options.key is not None and options.message is None:
-        raise UsageError("--idempotency-key belongs to one message; give MESSAGE too.")
-    screen = Screen(interactive=options.message is None and sys.stdin.isatty())
+    if options.key is not None:
+        check_key(options)
+    screen = Screen(interactive=options.message is None and sys.stdin is not None and sys.stdin.isatty())
     with _connected(reach, options.user, screen, environ) as client:
         if options.message is None:
             replied = Chat(screen, [client], session=options.session, timeout=options.timeout).run()
@@ -114,6 +115,14 @@ def check_name(option: str, value: str, pattern: str) -> None:
     """Raise UsageError unless the name can stand in a path or header."""
     if not re.fullmatch(pattern, value):
         raise UsageError(f"{option} {value!r}: write 1 to 128 characters of A-Z a-z 0-9 . _ : @ -")
+
+
+def check_key(options: ChatOptions) -> None:
+    """Raise UsageError unless the idempotency key can stand in a header and belongs to one message."""
+    if options.message is None:
+        raise UsageError("--idempotency-key belongs to one message; give MESSAGE too.")
+    if not re.fullmatch(KEY_PATTERN, options.key or ""):
+        raise UsageError(f"--idempotency-key: write 1 to {IDEMPOTENCY_KEY_MAX_LENGTH} visible ASCII characters")
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class _Dev:
         self._secret_options = secret_options
         self._stop = stop
         self._port = port
-        self._has_chat = options.chat and sys.stdin.isatty()
+        self._has_chat = options.chat and sys.stdin is not None and sys.stdin.isatty()
         self._url = f"http://{HOST}:{port}"
 
     def run(self, resolved: Resolved, watcher: Watcher) -> None:
@@ -88,13 +88,13 @@ class _Dev:
                 return
             server = self._make_server(database, workspace.secrets)
             stack.callback(server.stop)
-            server.start(tuple(resolved.agents), is_cancelled=lambda: self._stop.requested)
+            server.start(tuple(resolved.agents), lambda: self._stop.requested)
             if self._stop.requested:
                 return
             print(f"listening on {self._url}\npostgres: {database}", flush=True)
             with watcher.calling(lambda: self._reload(server, workspace.secrets)):
                 self._serve(resolved.agents)
-            self._tell("stopping …")
+            print("stopping …", file=sys.stderr, flush=True)
         if server.error:
             raise CliError(server.error)
 
@@ -148,7 +148,7 @@ class _Dev:
             return
         write_secrets(resolved.secrets, secrets)
         try:
-            server.replace(tuple(resolved.agents))
+            server.replace(tuple(resolved.agents), lambda: self._stop.requested)
         except CliError as error:
             server.error = [f"{names} changed and could not be served:", *error.lines]
             self._stop.request()
@@ -157,7 +157,7 @@ class _Dev:
 
     def _tell(self, *lines: str) -> None:
         # With a chat the cursor stands behind its prompt.
-        before = "\n" if self._has_chat and not self._stop.requested else ""
+        before = "\n" if self._has_chat else ""
         print(before + "\n".join(lines), file=sys.stderr, flush=True)
 
 

@@ -63,7 +63,8 @@ Key = Annotated[
     ),
 ]
 ManifestFiles = Annotated[
-    list[Path], typer.Argument(metavar="FILE", help="Manifests: Agents, and their Secrets and ConfigMaps.")
+    list[Path],
+    typer.Argument(metavar="FILE", readable=False, help="Manifests: Agents, and their Secrets and ConfigMaps."),
 ]
 
 
@@ -91,7 +92,10 @@ def dev(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="DIR", help="Keep the state here between runs. Default: kept until the end only."
+            "--data",
+            metavar="DIR",
+            readable=False,
+            help="Keep the state here between runs. Default: kept until the end only.",
         ),
     ] = None,
     no_chat: Annotated[bool, typer.Option("--no-chat", help="Serve only; no chat in the terminal.")] = False,

@@ -52,7 +52,7 @@ class Server:
         self._run: _Run | None = None
         self.error: list[str] = []
 
-    def start(self, agents: tuple[Agent, ...], is_cancelled: Callable[[], bool] = lambda: False) -> None:
+    def start(self, agents: tuple[Agent, ...], is_cancelled: Callable[[], bool]) -> None:
         """Serve these agents; return when messages can be accepted, or soon after `is_cancelled()` says so.
 
         Raises CliError when that cannot be.
@@ -60,10 +60,10 @@ class Server:
         self._run = run = _Run(replace(self._settings, agents=agents), self._ended)
         run.wait_ready(READY_TIMEOUT, is_cancelled)
 
-    def replace(self, agents: tuple[Agent, ...]) -> None:
+    def replace(self, agents: tuple[Agent, ...], is_cancelled: Callable[[], bool]) -> None:
         """Serve these agents instead; connections are refused for a moment. Raises CliError as start() and stop()."""
         self.stop()
-        self.start(agents)
+        self.start(agents, is_cancelled)
 
     def stop(self) -> None:
         """Let turns finish, save, and return when the thread has ended. Idempotent. Raises CliError if it does not."""

@@ -16,16 +16,29 @@ WIDTH_WITHOUT_TERMINAL: Final = 400
 LINES_MAX: Final = 15
 ABNORMAL_MAX: Final = 5
 TIMELINE_MAX: Final = 4
-HEALTHY: Final = {"Progressing": "False", "Degraded": "False", "Suspended": "False"}
-"""Conditions that are healthy when False; all others when True."""
+HEALTHY: Final = frozenset(
+    {
+        ("Accepted", "True", "Valid"),
+        ("Progressing", "False", "UpToDate"),
+        ("Degraded", "False", "AllWell"),
+        ("StateStoreReady", "True", "Connected"),
+        ("ModelReachable", "True", "Reachable"),
+        ("ChannelsReady", "True", "Connected"),
+        ("ToolsReady", "True", "Connected"),
+        ("Suspended", "False", "NotSuspended"),
+    }
+)
+"""Conditions as they should be. A reason decides too: Progressing is also False when a rollout failed."""
+SAYS_NOTHING: Final = ("Degraded", "False", "NotServing")
+"""Degraded is about agents that serve; of one that does not, Ready tells everything."""
 
 
 def render_status(agent: dict[str, Any], *, width: int = 120) -> list[str]:
     """Return the lines of an Agent's status, each at most `width` characters."""
     status = agent.get("status") or {}
     conditions = [condition for condition in status.get("conditions") or [] if condition.get("type") != "Ready"]
-    abnormal = [condition for condition in conditions if not _is_healthy(condition)]
-    healthy = [condition for condition in conditions if _is_healthy(condition)]
+    abnormal = [condition for condition in conditions if _identity(condition) not in HEALTHY | {SAYS_NOTHING}]
+    healthy = [condition for condition in conditions if _identity(condition) in HEALTHY]
     rows: list[tuple[str, str]] = []
     rows += _model_rows(agent, status)
     rows += [(condition["type"], _condition_text(condition)) for condition in abnormal[:ABNORMAL_MAX]]
@@ -100,8 +113,9 @@ def _model_rows(agent: dict[str, Any], status: dict[str, Any]) -> list[tuple[str
     ]
 
 
-def _is_healthy(condition: dict[str, Any]) -> bool:
-    return bool(condition.get("status") == HEALTHY.get(str(condition.get("type")), "True"))
+def _identity(condition: dict[str, Any]) -> tuple[str, str, str]:
+    kind, status, reason = (str(condition.get(name, "")) for name in ("type", "status", "reason"))
+    return kind, status, reason
 
 
 def _condition_text(condition: dict[str, Any]) -> str:

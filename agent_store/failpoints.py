@@ -2,8 +2,9 @@
 
 Names are `store.<method>.<n>.before` and `.after`, n counting the method's statements from 1. Set by the environment:
 `ABIDE_FAILPOINTS="name=action[,name=action…]"` with actions `kill[:skip]` (SIGKILL to this process, after letting
-`skip` hits pass), `sleep:SECONDS` and `error` (raise StoreUnavailable); `ABIDE_FAILPOINTS_TRACE=FILE` appends each
-name that is passed. For tests only: without either variable the store does not call anything here.
+`skip` hits pass), `sleep:SECONDS` and `error[:times]` (raise StoreUnavailable, at every hit or at the first `times`);
+`ABIDE_FAILPOINTS_TRACE=FILE` appends each name that is passed. For tests only: without either variable the store does
+not call anything here.
 """
 
 import asyncio
@@ -57,7 +58,7 @@ EVERY: Final = (*START, *PLAIN_TURN, *QUEUED_TURN, *REPEATED_MESSAGE, *AUTO_SAVE
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What happens at a point: `kind` is kill, sleep or error; `amount` the hits to skip, or seconds."""
+    """What happens at a point: `kind` is kill, sleep or error; `amount` the hits to skip, seconds, hits that fail."""
 
     kind: str
     amount: float = 0.0
@@ -98,7 +99,8 @@ class Failpoints:
         if action.kind == "sleep":
             await asyncio.sleep(action.amount)
         elif action.kind == "error":
-            raise StoreUnavailable(Reason.CONNECTION_REFUSED, f"failpoint {name}", sent=name.endswith(".after"))
+            if not action.amount or self._hits[name] <= action.amount:
+                raise StoreUnavailable(Reason.CONNECTION_REFUSED, f"failpoint {name}", sent=name.endswith(".after"))
         elif self._hits[name] > action.amount:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -124,5 +126,5 @@ def _parse(part: str) -> tuple[str, Action]:
         return name, Action(kind, float(amount or 0))
     except ValueError:
         raise ValueError(
-            f"ABIDE_FAILPOINTS: {part!r} is not name=kill, name=kill:SKIP, name=sleep:SECONDS or name=error"
+            f"ABIDE_FAILPOINTS: {part!r} is not name=kill, name=kill:SKIP, name=sleep:SECONDS or name=error[:TIMES]"
         ) from None

@@ -1,6 +1,6 @@
 """Turns per second of the store alone, beside pgbench doing the same writes, and the bytes a turn takes on disk.
 
-    python benchmarks/store_turns.py [--seconds 10] [--sessions 32]
+    python benchmarks/store_turns.py [--seconds 10] [--sessions 32] [--connections 5]
 
 A turn is accept + complete with 200 bytes in and 400 out, in process, on an embedded Postgres with fsync on. Both share
 the machine with Postgres, and run one after the other, so that their ratio is worth more than either figure.
@@ -12,11 +12,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
+import uvloop
 
 from agent_api.wire import TurnStatus
 from agent_store.embedded import EmbeddedPostgres
@@ -40,7 +40,8 @@ WITH s AS (
     WHERE agent_id = '{agent}' AND user_id = 'bench' AND name = 's' || :session
     RETURNING id, next_turn_seq - 1 AS turn_seq, next_seq - 2 AS seq
 ), t AS (
-    INSERT INTO abide.turns (agent_id, session_id, id, turn_seq, attempts, token, is_queued, status, revision, first_seq)
+    INSERT INTO abide.turns
+        (agent_id, session_id, id, turn_seq, attempts, token, is_queued, status, revision, first_seq)
     SELECT '{agent}', id, gen_random_uuid(), turn_seq, 1, 1, false, 'running', 'bench', seq FROM s RETURNING id
 ), a AS (
     INSERT INTO abide.active_turns SELECT '{agent}', s.id, t.id, 1, 'bench' FROM s, t
@@ -74,9 +75,9 @@ async def run_turns(store: PostgresStore, owner: Owner, key: SessionKey, deadlin
     return done
 
 
-async def measure_store(url: str, agent: UUID, sessions: int, seconds: float) -> tuple[float, float]:
+async def measure_store(url: str, agent: UUID, sessions: int, seconds: float, connections: int) -> tuple[float, float]:
     """Return turns per second, and this process's CPU microseconds per turn."""
-    store = PostgresStore(url)
+    store = PostgresStore(url, StoreSettings(max_connections=connections))
     owner = await store.register(agent, "default", "bench", "bench", ttl=3600)
     keys = [SessionKey(agent, "bench", f"s{number}") for number in range(sessions)]
     await asyncio.gather(*(run_turns(store, owner, key, float("inf"), 5) for key in keys))
@@ -108,7 +109,7 @@ async def measure_bytes(url: str, agent: UUID, turns: int, sessions: int) -> flo
     with psycopg.connect(url, autocommit=True) as connection:
         for table in TABLES:
             connection.execute(f"TRUNCATE abide.{table}".encode())
-        store = PostgresStore(url, replace(StoreSettings(), max_connections=5))
+        store = PostgresStore(url)
         owner = await store.register(agent, "default", "bench", "bench", ttl=3600)
         keys = [SessionKey(agent, "bench", str(uuid4())) for _ in range(sessions)]
         done = sum(await asyncio.gather(*(run_turns(store, owner, key, float("inf"), turns) for key in keys)))
@@ -126,23 +127,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--sessions", type=int, default=32)
+    parser.add_argument("--connections", type=int, default=StoreSettings().max_connections)
     options = parser.parse_args()
+    sessions, seconds, connections = options.sessions, options.seconds, options.connections
     folder = Path(tempfile.mkdtemp(prefix="abide-bench-"))
     server = EmbeddedPostgres(folder)
     try:
         server.start()
         migrate(server.url)
         agent = uuid4()
-        rate, cpu = asyncio.run(measure_store(server.url, agent, options.sessions, options.seconds))
-        print(f"store: {rate:,.0f} turns/s with {options.sessions} busy sessions, {cpu:.0f} µs CPU a turn in this process")
-        reference = measure_pgbench(server, agent, options.sessions, options.seconds)
-        if reference is None:
-            print("pgbench: not available")
-        else:
-            print(f"pgbench, same writes: {reference:,.0f} turns/s; the store does {rate / reference:.0%} of it")
-        for turns, sessions in ((10, 1000), (1000, 10)):
-            size = asyncio.run(measure_bytes(server.url, agent, turns, sessions))
-            print(f"bytes per turn after VACUUM, {sessions} sessions of {turns} turns: {size:,.0f}")
+        rate, cpu = uvloop.run(measure_store(server.url, agent, sessions, seconds, connections))
+        print(f"store: {rate:,.0f} turns/s, {sessions} busy sessions, {connections} connections, {cpu:.0f} µs CPU each")
+        for clients in (connections, sessions):
+            reference = measure_pgbench(server, agent, clients, seconds)
+            if reference is None:
+                print("pgbench: not available")
+                break
+            print(
+                f"pgbench, same writes, {clients} clients: {reference:,.0f}/s; the store does {rate / reference:.0%} of it"
+            )
+        for turns, many in ((10, 1000), (1000, 10)):
+            size = uvloop.run(measure_bytes(server.url, agent, turns, many))
+            print(f"bytes per turn after VACUUM, {many} sessions of {turns} turns: {size:,.0f}")
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)

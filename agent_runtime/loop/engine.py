@@ -350,11 +350,32 @@ class AgentEngine:
             entry.task.uncancel()
             outcome = run.end_with(CancelRequested())
         entry.committing = True
+        stream.usage = (outcome.input_tokens, outcome.output_tokens)
         completed = await self._insist(entry, lambda owner: self._store.complete(entry.claim, owner, outcome))
         if history is not None:
             self._remember(claim, history, outcome)
         self.telemetry.turn_finished(completed.turn, self._clock.monotonic() - started)
         return completed
+
+    def prepare_once(
+        self, content: str, history: tuple[ChatMessage, ...], stream: TurnStream, *, system: str = ""
+    ) -> TurnRun:
+        """Return a turn that is answered from the conversation it brings along, and kept nowhere.
+
+        `system` is added to the agent's own prompt. The caller owns the work. Raises Draining.
+        """
+        if self._draining:
+            raise Draining("This process is being stopped; send the request again.", retry_after=2.0)
+        work = TurnWork(
+            content=content,
+            history=history,
+            system="\n\n".join(part for part in (self.spec.system_prompt, system) if part),
+            history_limit=self.spec.history.limit,
+            steps_before=sum(message.role == "assistant" for message in history),
+            turn_seconds=float(self.spec.limits.turn_seconds),
+            plan=self._plan,
+        )
+        return self._driver.prepare(work, stream)
 
     def _prepare(self, claim: Claim, history: tuple[ChatMessage, ...], stream: TurnStream) -> TurnRun:
         work = TurnWork(

@@ -28,12 +28,14 @@ def first_attempt(claim_attempts: int) -> int:
 class TurnStream:
     """The text of one turn's present attempt, and its outcome once committed. Not thread-safe."""
 
-    __slots__ = ("_waiters", "attempt", "closed", "deltas", "outcome", "watchers")
+    __slots__ = ("_waiters", "attempt", "closed", "deltas", "outcome", "usage", "watchers")
 
     def __init__(self) -> None:
         self.attempt = 0
         self.deltas: list[str] = []
         self.outcome: TurnRecord | None = None
+        self.usage = (0, 0)
+        """Tokens in and out, of a turn that ended in this process."""
         self.watchers = 0
         self.closed = False
         self._waiters: list[asyncio.Future[None]] = []

@@ -34,7 +34,8 @@ def build_app(settings: RuntimeSettings, *, lifespan: Lifespan | None = None) ->
         },
     )
     for part in (turns.router, states.router, openai.router, status.router):
-        app.include_router(part)
+        # Not include_router: it would put another router, and its bookkeeping per request, around each part.
+        app.router.routes.extend(part.routes)
     _add_documentation(app, settings)
 
     def context() -> RuntimeContext:

@@ -4,11 +4,12 @@ Loaded with the first request that needs them. Source: the API reference of Open
 (temperature, tools and the like) are accepted and have no effect: the Agent decides on its models.
 """
 
+import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from agent_api.wire import CONTENT_MAX_LENGTH
+from agent_api.wire import CONTENT_MAX_LENGTH, SESSION_PATTERN, USER_PATTERN
 
 
 class ContentPart(BaseModel):
@@ -53,11 +54,25 @@ class ChatCompletionRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(
-        default=None, max_length=128, description="The user; the session unless metadata names it."
+        default=None, pattern=USER_PATTERN, description="Who speaks, unless the header Abide-User says so."
     )
     metadata: dict[str, Any] | None = Field(
-        default=None, description="`session` names a session kept on the server; only the last message counts then."
+        default=None,
+        description="`session` names a session that is kept: then only the last message is new, the rest is known.",
     )
+
+    @field_validator("metadata")
+    @classmethod
+    def _session_is_a_name(cls, metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+        session = (metadata or {}).get("session")
+        if session is not None and not (isinstance(session, str) and re.fullmatch(SESSION_PATTERN, session)):
+            raise ValueError(f"session: write a text that matches {SESSION_PATTERN}")
+        return metadata
+
+    @property
+    def session(self) -> str | None:
+        """Name of the session that is kept, if one is asked for."""
+        return (self.metadata or {}).get("session")
 
 
 class CompletionMessage(BaseModel):
@@ -85,6 +100,15 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class TurnInfo(BaseModel):
+    """What became of the turn behind a completion; not part of OpenAI's protocol."""
+
+    id: str | None = Field(description="Id of the turn, if it is kept.")
+    status: str
+    model: str | None
+    error: str | None = None
+
+
 class ChatCompletion(BaseModel):
     """A whole completion."""
 
@@ -94,6 +118,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+    abide: TurnInfo
 
 
 class ModelCard(BaseModel):

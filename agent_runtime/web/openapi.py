@@ -141,6 +141,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         (*_COMMON, 413, 429),
         body="ChatCompletionRequest",
     ),
+    "get_model": Operation("openai", {200: Answer("The agent, as a model.", "ModelCard")}, (401, 404, 503)),
     "list_models": Operation("openai", {200: Answer("The agents, as models.", "ModelList")}, (401, 503)),
     "livez": Operation("status", _HEALTH),
     "readyz": Operation("status", _HEALTH),
@@ -243,6 +244,7 @@ def _schemas() -> dict[str, Any]:
         wire.Problem,
         openai_wire.ChatCompletion,
         openai_wire.ModelList,
+        openai_wire.ModelCard,
     ]
     inputs: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
         (model, "validation") for model in incoming

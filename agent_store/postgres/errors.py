@@ -99,7 +99,7 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({error.reason or 'handshake'})"
+        return f"TLS failed ({getattr(error, 'reason', None) or 'handshake'})"
     if "SSL" in str(error):
         return "it does not speak TLS"
     if isinstance(error, ConnectionRefusedError):

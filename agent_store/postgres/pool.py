@@ -27,10 +27,10 @@ class Pool:
     def __init__(self, connect: Callable[[], Awaitable[Connection]], max_size: int, idle_seconds: float) -> None:
         self._connect = connect
         self._slots = asyncio.Semaphore(max_size)
-        self._max_size = max_size
         self._idle_seconds = idle_seconds
         self._idle: list[tuple[Connection, float]] = []
         self._open = 0
+        self._is_closed = False
         self._reaper: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -43,6 +43,8 @@ class Pool:
 
         Raises TimeoutError if all stay busy for `timeout` seconds; errors of connecting pass through.
         """
+        if self._is_closed:
+            raise ConnectionError("the pool is closed")
         if self._slots.locked():
             async with asyncio.timeout(timeout):
                 await self._slots.acquire()
@@ -63,7 +65,7 @@ class Pool:
 
     def release(self, connection: Connection, *, usable: bool) -> None:
         """Give a connection back; one that is not `usable` is cut off."""
-        if usable and not connection.is_closed():
+        if usable and not self._is_closed and not connection.is_closed():
             loop = asyncio.get_running_loop()
             self._idle.append((connection, loop.time()))
             if self._reaper is None:
@@ -86,7 +88,8 @@ class Pool:
         self._reaper = loop.call_at(self._idle[0][1] + self._idle_seconds, self._reap) if self._idle else None
 
     async def aclose(self, timeout: float) -> None:
-        """Close what is idle within `timeout` seconds; connections in use are cut off when they are given back."""
+        """Close what is idle within `timeout` seconds; what is in use is cut off when given back. No more acquire()."""
+        self._is_closed = True
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None

@@ -145,6 +145,24 @@ def wait_until(condition: Callable[[], bool], *, what: str, timeout: float, inte
         time.sleep(interval)
 
 
+def lasting_problem(
+    find: Callable[[], str | None], *, patience: float, waiting: Callable[[str], None], interval: float = 1.0
+) -> str | None:
+    """Return what `find` still finds after `patience` seconds, or None as soon as it finds nothing.
+
+    `waiting` is called once with the first problem. For what a busy machine may cause and a mistake would be costly.
+    """
+    problem = find()
+    if problem is None:
+        return None
+    waiting(problem)
+    deadline = time.monotonic() + patience
+    while problem is not None and time.monotonic() < deadline:
+        time.sleep(interval)
+        problem = find()
+    return problem
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, *, waiting: Callable[[], None], timeout: float) -> Iterator[None]:
     """Hold an advisory lock on `path` (made if missing); the kernel lets go of it when the process dies.

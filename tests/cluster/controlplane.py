@@ -115,6 +115,7 @@ class ControlPlaneParts:
                 self._binaries.path("kube-apiserver"),
                 f"--etcd-servers={endpoints.etcd_url}",
                 f"--bind-address={endpoints.host}",
+                f"--advertise-address={endpoints.host}",  # else it looks for a default route, which may be missing
                 f"--secure-port={endpoints.api}",
                 f"--cert-dir={self.directory / 'apiserver'}",
                 f"--tls-cert-file={path('apiserver.crt')}",
@@ -235,8 +236,11 @@ class ControlPlane:
         )
         self._parts.prepare(endpoints, {})
         self._parts.start_storage(endpoints)
-        # Without the controller-manager nobody makes the service accounts this admission plugin asks for.
-        flags = () if self._controllers else ("--disable-admission-plugins=ServiceAccount",)
+        # A loopback address is no endpoint of the Service `kubernetes`, and nobody would use it without a node.
+        flags = ["--endpoint-reconciler-type=none"]
+        if not self._controllers:
+            # Nobody makes the service accounts that this admission plugin asks for.
+            flags.append("--disable-admission-plugins=ServiceAccount")
         self._parts.start_api(endpoints, *flags)
         if self._controllers:
             self._parts.start_controllers()

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from tests.cluster.binaries import Binaries
-from tests.cluster.commands import attempt, run
+from tests.cluster.commands import attempt, lasting_problem, run
 from tests.cluster.current import cluster_problem, find_kubectl
 from tests.cluster.errors import ClusterError, RequirementError
 from tests.cluster.local import parse_images
@@ -14,6 +14,8 @@ from tests.cluster.settings import CLUSTER_NAME, Paths
 _NODE = f"{CLUSTER_NAME}-control-plane"
 _CTR = ("docker", "exec", _NODE, "ctr", "--namespace=k8s.io")
 _CREATE_TIMEOUT = 900.0
+# Making it anew loses everything in it: a Docker engine that has just started gets time to start its containers.
+_PATIENCE = 45.0
 
 
 def docker_answers() -> bool:
@@ -50,7 +52,13 @@ class KindCluster:
         """Make the cluster healthy; one that is not is made anew. Raises: RequirementError without Docker."""
         if not docker_answers():
             raise RequirementError("no Docker engine answers `docker info`: start Docker, or use CLUSTER=local")
-        if (problem := self.problem()) is None:
+        patience = _PATIENCE if self._paths.kind_kubeconfig.exists() else 0.0
+        problem = lasting_problem(
+            self.problem,
+            patience=patience,
+            waiting=lambda found: self._progress.say(f"the kind cluster is not healthy ({found})"),
+        )
+        if problem is None:
             self._progress.say(f"the kind cluster is up already: {self.kubeconfig}")
             return
         kind = self._kind()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.cluster import archive, debian, machine, node
 from tests.cluster.binaries import LOCAL, Binaries
-from tests.cluster.commands import LOCK_TIMEOUT, daemon_environment, exclusive, run
+from tests.cluster.commands import LOCK_TIMEOUT, daemon_environment, exclusive, lasting_problem, run
 from tests.cluster.consent import ask
 from tests.cluster.controlplane import ControlPlaneParts, Endpoints
 from tests.cluster.errors import ClusterError, RequirementError
@@ -20,6 +20,19 @@ _ENDPOINTS = Endpoints(NODE_IP, api=6443, etcd=2379, peer=2380)
 _KUBELET_PORT = 10250
 _PORTS = (_ENDPOINTS.api, _ENDPOINTS.etcd, _ENDPOINTS.peer, _KUBELET_PORT, 10249, 10256, DNS_PORT)
 _NODE_TIMEOUT = 120.0
+# Starting afresh loses everything in the cluster, so a busy machine gets the time of a few missed node heartbeats.
+_PATIENCE = 45.0
+_DAEMONS = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "coredns",
+    "provisioner",
+    "containerd",
+)
 _RESOLV_CONFS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
@@ -43,7 +56,11 @@ class LocalCluster:
         return str(self._parts.kubeconfig("admin"))
 
     def problem(self) -> str | None:
-        """Return why the cluster is not healthy, or None. Takes well under a second; changes nothing."""
+        """Return why the cluster is not healthy, or None. Takes well under a second if it is; changes nothing."""
+        return self._broken() or self._unready()
+
+    def _broken(self) -> str | None:
+        """Return what makes the cluster one that must be made anew, or None."""
         try:
             record = json.loads((self._state / "complete.json").read_text())
         except (OSError, ValueError):
@@ -52,23 +69,32 @@ class LocalCluster:
             return "it runs other versions than this repository asks for"
         if dead := self._daemons.dead():
             return f"{', '.join(dead)} ended"
-        if not machine.node_address_exists():
-            return f"the address {NODE_IP} is gone"
+        if len(self._daemons.known()) != len(_DAEMONS):
+            return "its pid files are gone"
+        return None if machine.node_address_exists() else f"the address {NODE_IP} is gone"
+
+    def _unready(self) -> str | None:
+        """Return what does not answer as it should, perhaps because the machine is busy, or None."""
         try:
             if not self._node_is_ready():
                 return "the node is not ready"
         except ClusterError as error:
             return str(error)
-        if not self._dns_answers():
-            return "the name service does not answer"
-        return None
+        return None if self._dns_answers() else "the name service does not answer"
 
     def up(self) -> None:
         """Make the cluster healthy: leave it alone if it is, else remove what is left of it and start afresh.
 
         Raises: RequirementError before anything is changed, ClusterError when a part does not come up.
         """
-        if (problem := self.problem()) is None:
+        problem = self._broken() or lasting_problem(
+            self._unready,
+            patience=_PATIENCE,
+            waiting=lambda found: self._progress.say(
+                f"{found}: waiting up to {_PATIENCE:.0f} s before starting afresh"
+            ),
+        )
+        if problem is None:
             self._progress.say(f"the local cluster is up already: {self.kubeconfig}")
             return
         self._require()
@@ -79,8 +105,11 @@ class LocalCluster:
                 machine.clean(self._paths)
         try:
             self._start()
+        except RequirementError:
+            machine.clean(self._paths)
+            raise
         except ClusterError as error:
-            raise type(error)(
+            raise ClusterError(
                 f"{error}; the logs are in {self._state / 'log'}, and `down` removes everything"
             ) from error
         self._progress.say(f"the local cluster is up: {self.kubeconfig}")
@@ -175,7 +204,6 @@ class LocalCluster:
     def _api_flags(self) -> tuple[str, ...]:
         pki = self._parts.authority
         return (
-            f"--advertise-address={NODE_IP}",
             "--enable-admission-plugins=NodeRestriction",
             f"--kubelet-client-certificate={pki.path('admin.crt')}",
             f"--kubelet-client-key={pki.path('admin.key')}",

@@ -100,7 +100,8 @@ def mounts_below(mountinfo: str, directory: Path) -> list[str]:
 
 def cgroup_roots(mountinfo: str) -> list[Path]:
     """Return the mount points of all cgroup hierarchies, of version 1 and 2."""
-    return [Path(point) for point, kind in parse_mounts(mountinfo) if kind in {"cgroup", "cgroup2"}]
+    points = [point for point, kind in parse_mounts(mountinfo) if kind in {"cgroup", "cgroup2"}]
+    return [Path(point) for point in dict.fromkeys(points)]  # a mount may hide another one at the same place
 
 
 # ---------------------------------------------------------------------------------------------------- observing
@@ -170,6 +171,9 @@ def prepare(state: Path) -> None:
     filtering.write_text("1")
     # On `lo`, because not every kernel has dummy links. A node address of its own keeps all ports of the machine free.
     run(["ip", "address", "replace", f"{NODE_IP}/32", "dev", "lo"], timeout=_TIMEOUT)
+    # Rules rewrite Service addresses after a route was chosen, and a machine may have no default route. The kernel
+    # removes this one together with the address.
+    run(["ip", "route", "replace", SERVICE_CIDR, "dev", "lo", "src", NODE_IP], timeout=_TIMEOUT)
     for root in cgroup_roots(read_mountinfo()):
         group = root / CGROUP
         group.mkdir(exist_ok=True)

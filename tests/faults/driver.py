@@ -339,7 +339,8 @@ class Conversation:
         return message
 
     async def say_once(self, user: str, session: str, *, timeout: float = 20.0) -> Message:
-        """Send one message without a key, once: what became of it is unknown if no answer comes."""
+        """Send one message without a key, once a process runs: what became of it is unknown if no answer comes."""
+        await until(lambda: bool(self.urls()), timeout, "a process runs", poll=RETRY_SECONDS)
         message = self.compose(user, session, keyed=False)
         await self._post(message, wait=True, timeout=timeout)
         return message

@@ -58,6 +58,7 @@ async def chat(scene: Scene, user: str, session: str, dice: random.Random, deadl
     while time.monotonic() < deadline:
         if session == "once":
             await scene.clients.say_once(user, session)
+            await asyncio.sleep(dice.uniform(0.05, 0.3))  # a refusal comes at once; people do not
         elif session == "burst":
             for message in await scene.clients.burst(user, session, dice.randint(1, 4)):
                 await scene.clients.settle(message, patience=3)

@@ -20,7 +20,8 @@ SESSIONS = ("a", "b", "c")
 DEADLINE = 60.0
 
 ACTIVE_TWICE = """
-    SELECT session_id FROM abide.turns WHERE agent_id = $1 AND status = 'running' GROUP BY session_id HAVING count(*) > 1
+    SELECT session_id FROM abide.turns WHERE agent_id = $1 AND status = 'running' GROUP BY session_id HAVING count(*)
+    > 1
 """
 STRANDED = """
     SELECT id FROM abide.turns WHERE agent_id = $1 AND finished_at IS NULL
@@ -32,8 +33,9 @@ INCONSISTENT = """
         s.active_turn IS DISTINCT FROM a.turn_id
         OR s.queued <> (SELECT count(*) FROM abide.turns t
             WHERE t.agent_id = s.agent_id AND t.session_id = s.id AND t.status = 'queued')
-        OR s.next_seq - 1 <> (SELECT count(*) FROM abide.messages m WHERE m.agent_id = s.agent_id AND m.session_id = s.id)
-        OR s.next_turn_seq - 1 <> (SELECT count(*) FROM abide.turns t WHERE t.agent_id = s.agent_id AND t.session_id = s.id))
+        OR s.next_seq - 1 <> (SELECT count(*) FROM abide.messages m WHERE m.agent_id = s.agent_id AND m.session_id =
+        s.id) OR s.next_turn_seq - 1 <> (SELECT count(*) FROM abide.turns t WHERE t.agent_id = s.agent_id AND
+        t.session_id = s.id))
 """
 
 

@@ -1,4 +1,4 @@
-"""The whole turn protocol against a model of it: any calls in any order, by processes that may be replaced in between."""
+"""The turn protocol against a model of it: any calls in any order, by processes that may be replaced in between."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator
@@ -145,7 +145,9 @@ class Protocol(RuleBasedStateMachine):
     def accept_turn(self, new: NewTurn, owner: Owner) -> None:
         session = self.sessions.setdefault(new.session.name, ModelSession())
         same = next((turn for turn in session.turns if turn.new.id == new.id), None)
-        keyed = [turn for turn in session.turns if new.idempotency_key and turn.new.idempotency_key == new.idempotency_key]
+        keyed = [
+            turn for turn in session.turns if new.idempotency_key and turn.new.idempotency_key == new.idempotency_key
+        ]
         known = same or next(iter(keyed), None)
         try:
             accepted: Accepted = self.do(self.store.accept(new, owner))

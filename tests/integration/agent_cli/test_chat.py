@@ -168,6 +168,15 @@ def test_one_message_prints_its_reply_and_nothing_else(assistant: Dev, home: Pat
     assert other.stdout == "hello [1]\n"
 
 
+def test_a_message_sent_again_under_its_key_is_the_same_turn(assistant: Dev, home: Path) -> None:
+    for _ in range(2):
+        options = ["--url", assistant.url, "--session", "keyed", "--idempotency-key", "k1"]
+        assert chat(home, "assistant", "hello", *options).stdout == "hello [1]\n"
+    other = chat(home, "assistant", "other", *options)
+    assert other.returncode == 1
+    assert "HTTP 409" in other.stderr
+
+
 def test_sessions_lists_those_of_the_user(assistant: Dev, home: Path) -> None:
     chat(home, "assistant", "hello", "--url", assistant.url, "--session", "listed")
     chat(home, "assistant", "hello", "--url", assistant.url, "--session", "hidden", "--user", "eve")

@@ -232,6 +232,16 @@ class RuntimeHealth:
             await runner.cleanup()
 
 
+async def _sockets_closed() -> None:
+    """Wait until TLS connections have said goodbye: a loop that is closed earlier leaves them open."""
+    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+
+    async def only_the_loop_itself() -> bool:
+        return len(selector.get_map()) <= 1
+
+    await eventually(only_the_loop_itself, what="all sockets to be closed")
+
+
 class OperatorThread:
     """An operator in a thread of its own: kopf takes every task of its event loop for its own, and ends them all."""
 
@@ -268,6 +278,7 @@ class OperatorThread:
             await self.context.fetch.aclose()
             await self.context.cluster.aclose()
             await store.aclose()
+            await _sockets_closed()
 
     async def start(self) -> None:
         """Return when the operator has listed everything."""

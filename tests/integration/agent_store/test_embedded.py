@@ -62,7 +62,9 @@ def of_folder(root: Path) -> list[int]:
     return [process.pid for process in find_processes(lambda line: any(str(root) in part for part in line))]
 
 
-def test_data_and_password_stay_between_runs_and_nothing_is_left_running(server: EmbeddedPostgres, tmp_path: Path) -> None:
+def test_data_and_password_stay_between_runs_and_nothing_is_left_running(
+    server: EmbeddedPostgres, tmp_path: Path
+) -> None:
     server.start()
     execute(server.url, "CREATE TABLE kept AS SELECT 42 AS n")
     pid, password = server.pid, (tmp_path / "data" / "password").read_text()
@@ -97,7 +99,7 @@ def test_password_is_needed_and_only_the_owner_can_read_it(server: EmbeddedPostg
 def test_folders_above_the_data_keep_their_permissions(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    above = [path for path in (closed, *closed.parents)]
+    above = (closed, *closed.parents)
     before = [(path.stat().st_mode, path.stat().st_uid) for path in above]
     with EmbeddedPostgres(closed / "deep" / "data") as server:
         assert execute(server.url, "SELECT 1") == [(1,)]

@@ -76,7 +76,9 @@ def test_newer_schema_is_left_alone(postgres_url: str) -> None:
 def test_many_may_migrate_at_once(empty_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         runs = [
-            pool.submit(subprocess.run, [sys.executable, "-m", "agent_store.migrate"], env={"ABIDE_POSTGRES_URL": empty_url})
+            pool.submit(
+                subprocess.run, [sys.executable, "-m", "agent_store.migrate"], env={"ABIDE_POSTGRES_URL": empty_url}
+            )
             for _ in range(4)
         ]
         assert [run.result(timeout=120).returncode for run in runs] == [0, 0, 0, 0]
@@ -96,7 +98,9 @@ def test_failed_migration_changes_nothing(empty_url: str) -> None:
     execute(empty_url, "CREATE VIEW abide.recent_errors AS SELECT 1")  # in the way of the last statement
     with pytest.raises(MigrationError, match="recent_errors"):
         migrate(empty_url)
-    left = execute(empty_url, "SELECT relname FROM pg_class WHERE relnamespace = 'abide'::regnamespace AND relkind = 'r'")
+    left = execute(
+        empty_url, "SELECT relname FROM pg_class WHERE relnamespace = 'abide'::regnamespace AND relkind = 'r'"
+    )
     assert left in ([], [("schema_version",)])
     execute(empty_url, "DROP VIEW abide.recent_errors")
     migrate(empty_url)

@@ -21,7 +21,7 @@ FIXED_COLUMNS = {
 
 
 @pytest.fixture
-async def sql(postgres_url: str):  # noqa: ANN201 - asyncpg has no types
+async def sql(postgres_url: str):
     connection = await asyncpg.connect(postgres_url)
     yield connection
     await connection.close()
@@ -37,7 +37,8 @@ async def test_columns_that_others_read_exist(sql: asyncpg.Connection, table: st
 
 async def test_every_key_starts_with_the_agent(sql: asyncpg.Connection) -> None:
     rows = await sql.fetch("""
-        SELECT c.relname, (SELECT attname FROM pg_attribute WHERE attrelid = i.indrelid AND attnum = i.indkey[0]) AS first
+        SELECT c.relname,
+            (SELECT attname FROM pg_attribute WHERE attrelid = i.indrelid AND attnum = i.indkey[0]) AS first
         FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
         WHERE t.relnamespace = 'abide'::regnamespace AND t.relname NOT IN ('agents', 'schema_version')
     """)
@@ -155,19 +156,22 @@ async def test_upkeep_drops_what_is_old_and_keeps_the_rest(sql: asyncpg.Connecti
     await sql.execute(insert, scene.agent, 3.0, now)
     for instance, expires in (("dead", "-infinity"), ("holding", "-infinity")):
         await sql.execute(
-            "INSERT INTO abide.runtime_instances (agent_id, instance, epoch, expires_at) VALUES ($1, $2, 0, $3::text::timestamptz)",
+            "INSERT INTO abide.runtime_instances (agent_id, instance, epoch, expires_at) "
+            "VALUES ($1, $2, 0, $3::text::timestamptz)",
             scene.agent,
             instance,
             expires,
         )
     await sql.execute(
-        "INSERT INTO abide.active_turns (agent_id, session_id, turn_id, epoch, instance) VALUES ($1, $2, $3, 0, 'holding')",
+        "INSERT INTO abide.active_turns (agent_id, session_id, turn_id, epoch, instance) "
+        "VALUES ($1, $2, $3, 0, 'holding')",
         scene.agent,
         uuid4(),
         uuid4(),
     )
     await sql.execute(
-        "INSERT INTO abide.agent_heartbeats VALUES ($1, 'old', now() - interval '2 days'), ($1, 'new', now())", scene.agent
+        "INSERT INTO abide.agent_heartbeats VALUES ($1, 'old', now() - interval '2 days'), ($1, 'new', now())",
+        scene.agent,
     )
     await store.maintain()
     await store.maintain()

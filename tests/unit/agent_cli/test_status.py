@@ -71,6 +71,20 @@ def test_the_worst_status_still_fits_and_keeps_the_next_command() -> None:
     assert any("StateStoreReady" in line and "ConnectionRefused: d second line" in line for line in lines)
 
 
+def test_a_failed_rollout_and_a_fallback_are_not_called_well() -> None:
+    failed = condition("Progressing", "False", "RolloutFailed", "Revision 9 does not start; revision 8 keeps serving.")
+    fallback = condition("ModelReachable", "True", "FallbackOnly", "openai answers 401.")
+    lines = render_status(agent([HEALTHY[0], failed, fallback, HEALTHY[1]]))
+    assert any(line.split()[:3] == ["Progressing", "False", "RolloutFailed:"] for line in lines)
+    assert any(line.split()[:3] == ["ModelReachable", "True", "FallbackOnly:"] for line in lines)
+    assert [line.split()[2:] for line in lines if "all well" in line] == [["Accepted=Valid"]]
+
+
+def test_of_an_agent_that_does_not_serve_degraded_says_nothing() -> None:
+    lines = render_status(agent([BROKEN[0], condition("Degraded", "False", "NotServing")]))
+    assert not any("Degraded" in line for line in lines if "timeline" not in line)
+
+
 def test_a_status_about_an_older_spec_says_so() -> None:
     assert any("spec 3 is not processed yet" in line for line in render_status(agent(HEALTHY, observedGeneration=2)))
     assert not any("not processed" in line for line in render_status(agent(HEALTHY)))

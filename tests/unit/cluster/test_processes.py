@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.commands import daemon_environment, run_long
+from tests.cluster.commands import daemon_environment, lasting_problem, run_long
 from tests.cluster.errors import ClusterError
 from tests.cluster.processes import (
     Daemons,
@@ -122,3 +122,14 @@ def test_failed_long_command_shows_the_end_of_its_output(tmp_path: Path) -> None
 def test_long_command_that_overruns_is_ended(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="did not end within 0 s"):
         run_long(FOREVER, timeout=0.1, log=tmp_path / "log", still=lambda: None)
+
+
+def test_problem_that_passes_in_time_is_none() -> None:
+    found = iter(["busy", "busy", None])
+    said: list[str] = []
+    assert lasting_problem(lambda: next(found), patience=20, waiting=said.append, interval=0) is None
+    assert said == ["busy"]
+
+
+def test_problem_that_lasts_is_told() -> None:
+    assert lasting_problem(lambda: "broken", patience=0, waiting=lambda _: None) == "broken"
