@@ -13,6 +13,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log \
  && groupadd --gid 65532 abide \
  && useradd --uid 65532 --gid 65532 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin abide
+# Python as process 1 would not be ended by a signal that comes before it handles it, nor by SIGKILL from inside.
+ENTRYPOINT ["/usr/bin/tini", "--"]
 # The root file system is read-only where these images run, so bytecode is compiled while they are built.
 ENV PATH=/opt/abide/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

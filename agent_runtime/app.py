@@ -17,7 +17,7 @@ from agent_runtime.errors import CannotListen, SettingsError
 from agent_runtime.process import Runtime, build_runtime, build_scrubber
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.telemetry import logs
-from agent_runtime.web.app import build_app
+from agent_runtime.web import build_app
 from agent_runtime.web.protocol import bounded_protocol
 from agent_store.failpoints import Failpoints
 from agent_store.ports import Store

@@ -245,7 +245,10 @@ class TurnStore(Protocol):
         ...
 
     async def start_next(self, agent_id: UUID, session_id: UUID, owner: Owner) -> Claim | None:
-        """Claim the session's oldest queued turn if no turn is active there; None otherwise."""
+        """Claim the session's oldest queued turn if no turn is active there; None otherwise.
+
+        Raises LeaseLost when `owner` is not the newest epoch.
+        """
         ...
 
     async def claim_orphans(
@@ -256,6 +259,7 @@ class TurnStore(Protocol):
 
         Running turns that `owner` itself holds and that are not in `known` come back too, with token and attempts as
         they are: their claim was committed but its answer (of accept, start_next or this method) never arrived.
+        Raises LeaseLost when `owner` is not the newest epoch.
         """
         ...
 
@@ -299,7 +303,10 @@ class SessionStore(Protocol):
         ...
 
     async def save_state(self, agent_id: UUID, session_id: UUID, document: dict[str, Any]) -> SessionState:
-        """Write the snapshot of a session; `version` rises by one with each save."""
+        """Write the snapshot of a session; `version` rises by one with each save.
+
+        Raises SessionGone when the session does not exist (any more).
+        """
         ...
 
     async def load_state(self, agent_id: UUID, session_id: UUID) -> SessionState | None:

@@ -144,7 +144,7 @@ def main() -> None:
                 print("pgbench: not available")
                 break
             print(
-                f"pgbench, same writes, {clients} clients: {reference:,.0f}/s; the store does {rate / reference:.0%} of it"
+                f"pgbench, same writes, {clients} clients: {reference:,.0f}/s; the store: {rate / reference:.0%} of it"
             )
         for turns, many in ((10, 1000), (1000, 10)):
             size = uvloop.run(measure_bytes(server.url, agent, turns, many))

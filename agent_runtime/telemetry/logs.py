@@ -8,28 +8,17 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import contextmanager
 from typing import Any, Final, cast
+
+from agent_runtime.slim import without_modules
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 Scrub = Callable[[str], str]
 
 
-@contextmanager
-def _without_rich() -> Any:
-    """Import structlog without rich: 5 MB that only coloured tracebacks use. No effect where rich is loaded anyway."""
-    blocked = "rich" not in sys.modules
-    if blocked:
-        sys.modules["rich"] = cast(Any, None)
-    try:
-        yield
-    finally:
-        if blocked:
-            del sys.modules["rich"]
-
-
-with _without_rich():
+# structlog loads rich where it is installed, for coloured tracebacks that nobody uses here: 5 MB.
+with without_modules("rich"):
     import structlog
 
 

@@ -7,10 +7,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from agent_api.version import VERSION
 from agent_runtime.context import RuntimeContext
 from agent_runtime.settings import AuthMode, RuntimeSettings
+from agent_runtime.slim import without_modules
 from agent_runtime.web import openai, states, status, turns
 from agent_runtime.web.edge import Edge
 from agent_runtime.web.problems import field_errors, from_status, invalid
@@ -36,7 +38,8 @@ def build_app(settings: RuntimeSettings, *, lifespan: Lifespan | None = None) ->
     for part in (turns.router, states.router, openai.router, status.router):
         # Not include_router: it would put another router, and its bookkeeping per request, around each part.
         app.router.routes.extend(part.routes)
-    _add_documentation(app, settings)
+    with without_modules("pydantic.v1"):
+        _add_documentation(app, settings)
 
     def context() -> RuntimeContext:
         found: RuntimeContext = app.state.context
@@ -71,7 +74,20 @@ def _add_documentation(app: FastAPI, settings: RuntimeSettings) -> None:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
-    return from_status(error.status_code, error.headers).response(request.url.path)
+    headers = error.headers
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(_allowed_methods(request))}
+    return from_status(error.status_code, headers).response(request.url.path)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes at the request's path; the framework names those of the first one only."""
+    matching = (
+        route
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+    )
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

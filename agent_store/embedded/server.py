@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agent_store.embedded import supervisor
-from agent_store.embedded.layout import DATABASE, USER, Layout, find_binaries
+from agent_store.embedded.layout import DATABASE, USER, VERSION, Layout, find_binaries
 from agent_store.embedded.processes import find_process
 
 
@@ -26,11 +26,13 @@ class EmbeddedPostgresError(Exception):
 class EmbeddedPostgres:
     """One Postgres on one folder, on a free loopback port, with a generated password that stays with the folder.
 
-    Runs as any user. As root, Postgres runs as `nobody` (or the owner of existing data); folders above it keep their
-    permissions. Methods block; call them in a thread from asyncio. Not for use from several threads at once.
+    `version` is 18, or 16 for what must work there too. Runs as any user. As root, Postgres runs as `nobody` (or the
+    owner of existing data); folders above it keep their permissions. Methods block; call them in a thread from
+    asyncio. Not for use from several threads at once.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, version: int = VERSION) -> None:
+        self._version = version
         self._layout = Layout(Path(os.path.abspath(data_dir)))
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
@@ -44,7 +46,7 @@ class EmbeddedPostgres:
         if self._process is not None:
             raise EmbeddedPostgresError("the embedded Postgres is already running")
         try:
-            binaries = find_binaries()
+            binaries = find_binaries(self._version)
             self._layout.root.mkdir(mode=0o711, parents=True, exist_ok=True)
             process = self._spawn(binaries, timeout)
         except OSError as error:
@@ -78,7 +80,7 @@ class EmbeddedPostgres:
     @property
     def binaries(self) -> Path:
         """The folder with pg_dump, psql, pgbench and the like."""
-        return find_binaries()
+        return find_binaries(self._version)
 
     def stop(self, timeout: float = 30.0) -> None:
         """Shut the server down cleanly; idempotent. After `timeout` seconds it is killed, which loses nothing."""
@@ -109,6 +111,7 @@ class EmbeddedPostgres:
         arguments = {
             "root": str(self._layout.root),
             "binaries": str(binaries),
+            "version": self._version,
             "timeout": timeout,
             "parent": [this.pid, this.started],
         }

@@ -42,7 +42,6 @@ _SETTINGS: Final = {
     "unix_socket_directories": "",
     "max_connections": "60",
     "shared_buffers": "64MB",
-    "io_method": "sync",
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "256MB",
@@ -54,6 +53,7 @@ _SETTINGS: Final = {
     "log_error_verbosity": "terse",
     "log_min_error_statement": "panic",
 }
+_SETTINGS_18: Final = {"io_method": "sync"}
 
 
 class StartError(Exception):
@@ -63,10 +63,11 @@ class StartError(Exception):
 class Supervisor:
     """One run over one data folder."""
 
-    def __init__(self, root: Path, binaries: Path, timeout: float, parent: Process) -> None:
+    def __init__(self, root: Path, binaries: Path, version: int, timeout: float, parent: Process) -> None:
         self.root = root
         self.parent = parent
         self.binaries = binaries
+        self.version = version
         self.cluster = root / "postgres"
         self.deadline = time.monotonic() + timeout
         self.label = "abide-" + hashlib.sha256(os.fsencode(self.cluster)).hexdigest()[:16]
@@ -162,7 +163,8 @@ class Supervisor:
                 os.chown(path, self.identity.uid, self.identity.gid)
         command = [str(self.binaries / "initdb"), "-D", str(fresh), "--username=abide", f"--pwfile={secret}"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
-        command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        if self.version >= 17:
+            command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         try:
             done = self._spawn(command, subprocess.PIPE)
             printed, _ = done.communicate(timeout=max(1.0, self._remaining))
@@ -185,7 +187,11 @@ class Supervisor:
 
     def _start_once(self) -> bool:
         """Start on `port` and wait until ready; False when the port was taken meanwhile."""
-        settings = _SETTINGS | {"port": str(self.port), "cluster_name": self.label}
+        settings = (
+            _SETTINGS
+            | (_SETTINGS_18 if self.version >= 18 else {})
+            | {"port": str(self.port), "cluster_name": self.label}
+        )
         command = [str(self.binaries / "postgres"), "-D", str(self.cluster)]
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         log = self.root / "postgres.log"
@@ -302,7 +308,7 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run with the JSON argument {"root", "binaries", "timeout", "parent": [pid, start]}; 1 if it cannot."""
+    """Run with the JSON argument {"root", "binaries", "version", "timeout", "parent"}; 1 if Postgres cannot run."""
     os.umask(0o077)
     # Ctrl-C in a terminal is the parent's business, as is what it says to the supervisor.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -310,7 +316,11 @@ def main() -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     arguments = json.loads(sys.argv[1])
     supervisor = Supervisor(
-        Path(arguments["root"]), Path(arguments["binaries"]), arguments["timeout"], Process(*arguments["parent"])
+        Path(arguments["root"]),
+        Path(arguments["binaries"]),
+        arguments["version"],
+        arguments["timeout"],
+        Process(*arguments["parent"]),
     )
     try:
         supervisor.run()

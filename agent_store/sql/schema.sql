@@ -94,7 +94,7 @@ CREATE TABLE abide.turns (
     CONSTRAINT turns_status_check
         CHECK (status IN ('queued', 'running', 'waiting', 'completed', 'fallback', 'failed', 'cancelled'))
     -- status is in no index, so that completing a turn stays off the indexes too; who runs is in active_turns.
-) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (fillfactor = 95, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON COLUMN abide.turns.attempts IS 'How often the turn was started.';
 COMMENT ON COLUMN abide.turns.token IS 'The session''s token when the turn was last started: names the claim that completed it.';
 COMMENT ON COLUMN abide.turns.first_seq IS 'seq of its user message, given when it starts.';

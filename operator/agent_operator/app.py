@@ -12,6 +12,7 @@ import structlog
 from agent_api.version import VERSION
 from agent_api.wire import CheckResult
 from agent_operator.context import OperatorContext
+from agent_operator.errors import Unusable
 from agent_operator.events import EventRecorder
 from agent_operator.handlers.lifecycle import register_lifecycle
 from agent_operator.handlers.login import register_login
@@ -21,7 +22,7 @@ from agent_operator.health.facts import FactsBoard
 from agent_operator.health.prober import HealthProber, HttpFetch
 from agent_operator.keys import AgentKey
 from agent_operator.kube.client import KubeCluster, load_configuration
-from agent_operator.kube.port import WATCHED_KINDS
+from agent_operator.kube.port import WATCHED_KINDS, Kind
 from agent_operator.migrations import Migrations
 from agent_operator.reconcile.cache import ClusterCache
 from agent_operator.reconcile.controller import Controller, ControllerSettings, Sweeper
@@ -39,7 +40,6 @@ from agent_store.postgres.store import PostgresStore
 log = structlog.get_logger(__name__)
 
 DRAIN_SECONDS: Final = 20.0
-SYNC_SECONDS: Final = 60.0
 QUEUE_STALL_SECONDS: Final = 300.0
 RECONCILE_STALL_SECONDS: Final = 120.0
 LOOP_LAG_SECONDS: Final = 10.0
@@ -58,6 +58,9 @@ def main(environ: Mapping[str, str]) -> int:
         asyncio.run(serve(settings, PostgresStore(settings.postgres_url)))
     except KeyboardInterrupt:
         return 0
+    except Unusable as exc:
+        log.error("the operator cannot work here and is to be started again", problem=str(exc))
+        return 1
     except Exception:
         log.exception("the operator failed and is to be started again")
         return 1
@@ -146,7 +149,7 @@ class Operator:
         register_lifecycle(registry, self._start, self._end)
         register_watches(
             registry, WATCHED_KINDS, context.cache, context.queue.add,
-            lambda kind: context.metrics.watch_events.labels(kind.key).inc(),
+            self._count_event,
         )  # fmt: skip
         await kopf.operator(
             registry=registry,
@@ -159,6 +162,10 @@ class Operator:
         )
         if self._failure is not None:
             raise self._failure
+
+    def _count_event(self, kind: Kind) -> None:
+        self._context.watches.heard()
+        self._context.metrics.watch_events.labels(kind.key).inc()
 
     async def _start(self) -> None:
         await self._web.start()
@@ -182,15 +189,17 @@ class Operator:
 
     async def _wait_synced(self) -> None:
         """Reconcile as soon as every watch is open: what is listed from then on misses nothing."""
-        try:
-            async with asyncio.timeout(SYNC_SECONDS):
-                await self._context.watches.wait_open()
-        except TimeoutError as exc:
-            missing = ", ".join(self._context.watches.missing)
-            raise RuntimeError(
-                f"these could not be watched within {SYNC_SECONDS:.0f} s: {missing}; "
-                "check that the CRD is installed and that the operator may list and watch them"
-            ) from exc
+        watches, limit = self._context.watches, self._context.settings.sync_timeout
+        while watches.missing:
+            try:
+                async with asyncio.timeout(limit / 10):
+                    await watches.wait_open()
+            except TimeoutError as exc:
+                if watches.silence() > limit:
+                    raise Unusable(
+                        f"these could not be watched within {limit:.0f} s: {', '.join(watches.missing)}; "
+                        "check that the CRD is installed and that the operator may list and watch them"
+                    ) from exc
         await self._context.controller.run()
 
     async def _end(self) -> None:
@@ -213,8 +222,9 @@ class Operator:
             except asyncio.CancelledError:
                 raise
             except BaseException as exc:
-                self._failure = exc
-                log.exception("a task of the operator failed", task=name)
+                # A group of one says no more than the one.
+                single = isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1
+                self._failure = exc.exceptions[0] if isinstance(exc, BaseExceptionGroup) and single else exc
             if not self._stopping:
                 self._failure = self._failure or RuntimeError(f"task {name} ended by itself")
                 self._stop.set()

@@ -12,6 +12,10 @@ class OperatorError(Exception):
     """Base of all expected errors of the operator."""
 
 
+class Unusable(OperatorError):  # noqa: N818 - the state of the world, not a mistake
+    """The cluster is not as the operator needs it; the text says what to check. The process ends and is restarted."""
+
+
 class Waiting(OperatorError):  # noqa: N818 - the state of the world, not a mistake
     """Something else must move first; look again after `retry_after` seconds."""
 

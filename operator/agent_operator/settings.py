@@ -32,6 +32,7 @@ class OperatorSettings:
     log_level: str = "INFO"
     agent_port: int = PORT
     workers: int = 32
+    sync_timeout: float = 60.0
     sweep_interval: float = 600.0
     health_interval: float = 10.0
     counters_interval: float = 60.0

@@ -36,12 +36,14 @@ class Watches:
         scopes: list[str | None] = list(namespaces) or [None]
         self._seen: dict[str, float] = {watch_path(kind, scope): self._started for kind in kinds for scope in scopes}
         self._missing = set(self._seen)
+        self._heard = self._started
         self._open = asyncio.Event()
 
     def asked(self, path: str) -> None:
         """Note that a watch was asked for."""
+        self.heard()
         if path in self._seen:
-            self._seen[path] = self._clock()
+            self._seen[path] = self._heard
 
     def opened(self, path: str) -> None:
         """Note that the API server began to answer a watch: what existed before was listed."""
@@ -49,6 +51,14 @@ class Watches:
         self._missing.discard(path)
         if not self._missing:
             self._open.set()
+
+    def heard(self) -> None:
+        """Note that something came, whatever it was: listing a large cluster takes its time."""
+        self._heard = self._clock()
+
+    def silence(self) -> float:
+        """Return how many seconds ago anything came."""
+        return self._clock() - self._heard
 
     @property
     def missing(self) -> list[str]:

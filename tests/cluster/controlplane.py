@@ -159,21 +159,29 @@ class ControlPlaneParts:
         )
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-        """Run kubectl as admin; at most ten seconds."""
+        """Run kubectl as admin, whatever its exit code. Raises: ClusterError after a minute."""
         argv: list[str | Path] = [
             self._binaries.path("kubectl"),
             f"--kubeconfig={self.kubeconfig('admin')}",
             f"--cache-dir={self.directory / 'kubectl-cache'}",
             *arguments,
         ]
-        return attempt(argv, timeout=10, stdin=stdin, environ=self._environ)
+        return attempt(argv, timeout=60, stdin=stdin, environ=self._environ)
+
+    def read(self, *arguments: str) -> str | None:
+        """Return what `kubectl get` prints, or None when there is no answer within a few seconds."""
+        try:
+            done = self.kubectl("get", *arguments, "--request-timeout=3s")
+        except ClusterError:
+            return None
+        return done.stdout if done.returncode == 0 else None
 
     def is_ready(self) -> bool:
-        return self.kubectl("get", "--raw", "/readyz", "--request-timeout=2s").returncode == 0
+        return self.read("--raw", "/readyz") is not None
 
     def has_default_service_account(self) -> bool:
         """Tell whether pods can be made in `default`: the controller-manager works."""
-        return self.kubectl("get", "serviceaccount", "default", "--request-timeout=2s").returncode == 0
+        return self.read("serviceaccount", "default") is not None
 
 
 class ControlPlane:

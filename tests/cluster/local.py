@@ -75,11 +75,8 @@ class LocalCluster:
 
     def _unready(self) -> str | None:
         """Return what does not answer as it should, perhaps because the machine is busy, or None."""
-        try:
-            if not self._node_is_ready():
-                return "the node is not ready"
-        except ClusterError as error:
-            return str(error)
+        if not self._node_is_ready():
+            return "the node is not ready"
         return None if self._dns_answers() else "the name service does not answer"
 
     def up(self) -> None:
@@ -298,8 +295,7 @@ class LocalCluster:
 
     def _node_is_ready(self) -> bool:
         path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
-        done = self._parts.kubectl("get", "node", NODE_NAME, "--output", path, "--request-timeout=3s")
-        return done.returncode == 0 and done.stdout == "True"
+        return self._parts.read("node", NODE_NAME, "--output", path) == "True"
 
     def _dns_answers(self) -> bool:
         """Ask the name service through its Service address, as pods do: kube-proxy and CoreDNS both work."""

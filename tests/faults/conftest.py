@@ -1,15 +1,18 @@
-"""Databases for fault tests: several at once, and a server of their own that may be broken."""
+"""Databases for fault tests, a server of their own that may be broken, and plays: tests that wait at the same time."""
 
+import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
+import pytest_asyncio
 from psycopg import sql
 
 from agent_store.embedded import EmbeddedPostgres
@@ -31,12 +34,56 @@ def copied_database(server_url: str, template: str) -> Iterator[str]:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-@pytest.fixture(scope="session")
-def new_database(
-    postgres_server: EmbeddedPostgres, postgres_template: str
-) -> Callable[[], AbstractContextManager[str]]:
-    """Return what makes a fresh, migrated database, for tests that need several at once."""
-    return lambda: copied_database(postgres_server.url, postgres_template)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plays(
+    request: pytest.FixtureRequest,
+    postgres_server: EmbeddedPostgres,
+    postgres_template: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Mapping[str, asyncio.Task[Any]]]:
+    """Start the plays of the module's selected tests, and return their tasks by the test's id.
+
+    Fault tests mostly wait: for leases to run out, for processes to start. So a module may name in PLAYS, by test, a
+    coroutine function of (folder, postgres_url, **parameters) that does the work; AT_ONCE of them run at the same time,
+    in the order of the tests, each on a database of its own and for PLAY_SECONDS at most.
+    """
+    module = request.module
+    stage, entrance = asyncio.Semaphore(module.AT_ONCE), asyncio.Lock()
+
+    async def run(test: pytest.Function) -> Any:
+        async with stage:
+            folder = tmp_path_factory.mktemp("play")
+            database = copied_database(postgres_server.url, postgres_template)
+            async with entrance:  # two copies of one template at a time would get in each other's way
+                url = await asyncio.to_thread(database.__enter__)
+            try:
+                async with asyncio.timeout(module.PLAY_SECONDS):
+                    return await module.PLAYS[test.originalname](folder, url, **parameters_of(test))
+            finally:
+                await asyncio.to_thread(database.__exit__, None, None, None)
+
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function) and item.module is module]
+    tasks = {
+        test.nodeid: asyncio.create_task(run(test), name=test.name)
+        for test in tests
+        if test.originalname in module.PLAYS
+    }
+    yield tasks
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def played(request: pytest.FixtureRequest, plays: Mapping[str, asyncio.Task[Any]]) -> Any:
+    """Wait for the play of this test and return what came of it."""
+    return await plays[request.node.nodeid]
+
+
+def parameters_of(test: pytest.Function) -> dict[str, Any]:
+    """Return the parameters of a parametrized test."""
+    callspec = getattr(test, "callspec", None)
+    return {} if callspec is None else dict(callspec.params)
 
 
 @pytest.fixture(scope="module")

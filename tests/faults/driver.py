@@ -231,9 +231,11 @@ class Fleet:
         self.postgres_url = postgres_url
         self.processes: list[RuntimeProcess] = []
 
-    def start(self, instance: str, environ: Mapping[str, str] | None = None) -> RuntimeProcess:
+    def start(
+        self, instance: str, environ: Mapping[str, str] | None = None, *, postgres_url: str | None = None
+    ) -> RuntimeProcess:
         """Start one more process and return it without waiting."""
-        process = RuntimeProcess(self.agent, self.postgres_url, instance=instance, environ=environ)
+        process = RuntimeProcess(self.agent, postgres_url or self.postgres_url, instance=instance, environ=environ)
         process.start()
         self.processes.append(process)
         return process
@@ -431,14 +433,18 @@ class Conversation:
         self._turns_of_choice += 1
         return urls[self._turns_of_choice % len(urls)]
 
-    async def _post(self, message: Message, *, wait: bool, timeout: float) -> Answer | None:
+    async def ask(self, message: Message, process: RuntimeProcess, *, timeout: float) -> Answer | None:
+        """Send the message to this process once and wait; None if it was refused or no answer came."""
+        return await self._post(message, wait=True, timeout=timeout, base=process.url)
+
+    async def _post(self, message: Message, *, wait: bool, timeout: float, base: str = "") -> Answer | None:
         headers = {"Abide-User": message.user}
         if message.key is not None:
             headers["Idempotency-Key"] = message.key
         if not wait:
             headers["Prefer"] = "respond-async"
         try:
-            url = f"{self._choose()}{self.agent.path}/sessions/{message.session}/messages"
+            url = f"{base or self._choose()}{self.agent.path}/sessions/{message.session}/messages"
             response = await self.http.post(url, json={"content": message.content}, headers=headers, timeout=timeout)
         except httpx.TransportError as error:
             message.refusals.append(f"{type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ import asyncpg
 
 from tests.faults.driver import FINAL, Conversation, Message, until
 
-SAMPLE_SECONDS = 0.05
+SAMPLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)

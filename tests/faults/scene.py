@@ -35,9 +35,11 @@ class Scene:
         """Let clients reach these processes only; none given means every one that runs."""
         self._chosen = processes
 
-    async def start(self, instance: str, environ: Mapping[str, str] | None = None) -> RuntimeProcess:
-        """Start a process and wait until it is ready."""
-        process = self.fleet.start(instance, environ)
+    async def start(
+        self, instance: str, environ: Mapping[str, str] | None = None, *, postgres_url: str | None = None
+    ) -> RuntimeProcess:
+        """Start a process, on its own way to Postgres if one is given, and wait until it is ready."""
+        process = self.fleet.start(instance, environ, postgres_url=postgres_url)
         await process.wait_ready(self.http)
         return process
 

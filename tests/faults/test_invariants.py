@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import pytest
 
-from tests.faults.driver import Answer, Message
-from tests.faults.invariants import CHECKS, Line, MessageRow, Observed, SessionRow, TurnRow, violations
+from tests.faults.driver import Answer, Message, until
+from tests.faults.invariants import CHECKS, Line, MessageRow, Observed, SessionRow, TurnRow, observe, violations
+from tests.faults.scene import staged
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 USERS = ("alice", "bob")
@@ -209,3 +212,42 @@ def test_a_breach_is_found_by_the_check_made_for_it(breach: Callable[[Observed],
 
 def test_every_check_is_proven_to_find_something() -> None:
     assert {check.__name__.removeprefix("check_") for check in CHECKS} == set(BREACHES.values())
+
+
+async def test_what_is_broken_in_postgres_is_found(tmp_path: Path, postgres_url: str) -> None:
+    async with staged(tmp_path, postgres_url, delay_seconds=0) as scene:
+        await scene.start("only")
+        for _ in range(2):
+            await scene.clients.say("alice", "main")
+        await scene.assert_invariants()
+        for damage, expected in DAMAGES.items():
+            connection = await asyncpg.connect(postgres_url, timeout=5, command_timeout=5)
+            try:
+                await connection.execute(damage)
+            finally:
+                await connection.close()
+            found = violations(await observe(postgres_url, scene.clients))
+            assert any(line.startswith(f"{expected}: ") for line in found), (damage, found)
+
+
+# In this order, each on top of the ones before.
+DAMAGES = {
+    "update abide.turns set status = 'running', finished_at = null where turn_seq = 2": "nothing_is_half",
+    "delete from abide.messages where seq = 4": "sequence_numbers",
+    "update abide.turns set turn_seq = 7 where turn_seq = 1": "order_is_kept",
+    "update abide.sessions set user_id = 'bob'": "users_are_apart",
+    "delete from abide.turns": "acknowledged_messages_have_one_outcome",
+}
+
+
+async def test_two_running_turns_of_one_session_are_seen(tmp_path: Path, postgres_url: str) -> None:
+    async with staged(tmp_path, postgres_url, delay_seconds=0) as scene:
+        await scene.start("only")
+        for _ in range(2):
+            await scene.clients.say("alice", "main")
+        connection = await asyncpg.connect(postgres_url, timeout=5, command_timeout=5)
+        try:
+            await connection.execute("update abide.turns set status = 'running'")
+        finally:
+            await connection.close()
+        await until(lambda: len(scene.overlaps.seen) == 1, 5, "the watch sees them")

@@ -271,7 +271,7 @@ async def test_suspend_stops_the_pods_and_keeps_everything_else(
 
     await eventually(resumed)
     assert await api.revision(namespace) == revision
-    assert (await api.conditions(namespace))["Suspended"] == "False/NotSuspended"
+    await api.wait_condition(namespace, "Suspended", "False/NotSuspended")
 
 
 async def test_scale_by_the_scale_subresource(api: Api, namespace: str, operator: OperatorThread) -> None:

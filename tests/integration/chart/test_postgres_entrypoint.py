@@ -176,13 +176,13 @@ def test_the_first_start_makes_the_database_for_a_role_that_is_no_superuser(volu
         assert PASSWORD not in server.log
 
 
-@pytest.mark.parametrize("moment", range(12))
+@pytest.mark.parametrize("moment", range(8))
 def test_killed_at_any_moment_of_the_first_start_the_next_one_serves(volume: Volume, moment: int) -> None:
     with volume.start():
         begin = time.monotonic()
         # Moments spread over the first start, which takes about a second; a later one is right after it.
         wait_for(
-            lambda: time.monotonic() - begin >= moment * 0.12 or (volume.data / "pgdata" / "postmaster.pid").exists(),
+            lambda: time.monotonic() - begin >= moment * 0.15 or (volume.data / "pgdata" / "postmaster.pid").exists(),
             seconds=30,
             what="a moment to kill at",
         )

@@ -5,11 +5,26 @@ import sys
 
 import pytest
 
-HEAVY = ("alembic", "psycopg", "httpx", "rich", "typer", "yaml", "kopf", "kubernetes", "sqlalchemy", "jinja2", "h11")
+HEAVY = (
+    "alembic",
+    "psycopg",
+    "httpx",
+    "rich",
+    "typer",
+    "yaml",
+    "kopf",
+    "kubernetes",
+    "sqlalchemy",
+    "jinja2",
+    "h11",
+    "pydantic.v1",
+)
 CODE = """
 import sys
 import agent_runtime.app
-print(" ".join(sorted({name.split(".")[0] for name in sys.modules})))
+from agent_runtime.settings import RuntimeSettings
+agent_runtime.app.build_app(RuntimeSettings(postgres_url="postgresql://x/x"))
+print(" ".join(sorted({name.split(".")[0] for name in sys.modules} | set(sys.modules))))
 """
 
 
