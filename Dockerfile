@@ -35,9 +35,10 @@ RUN python3 -m venv /build/venv \
 COPY docker/install.sh requirements-image.lock /build/
 RUN /build/install.sh --require-hashes -r /build/requirements-image.lock
 
+# What the operator adds, laid out below /added: pip skips what is in /opt/abide already, so both images share that layer.
 FROM build AS build-operator
 COPY requirements-image-operator.lock /build/
-RUN /build/install.sh --require-hashes -r /build/requirements-image-operator.lock
+RUN /build/install.sh --root /added --require-hashes -r /build/requirements-image-operator.lock
 
 # ---- the source, as a wheel laid out below /wheel like the file system it is copied onto ------------------------------
 FROM build AS wheel
@@ -64,7 +65,8 @@ CMD ["python", "-m", "agent_runtime"]
 
 # ---- operator: also carries the `abide` command, whose `migrate` it runs ------------------------------------------------
 FROM python AS operator
-COPY --from=build-operator /opt/abide /opt/abide
+COPY --from=build /opt/abide /opt/abide
+COPY --from=build-operator /added /
 COPY --from=wheel /wheel /
 USER 65532:65532
 EXPOSE 8080

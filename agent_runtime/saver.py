@@ -11,7 +11,7 @@ from agent_runtime.errors import InvalidState
 from agent_runtime.sessions import CachedSession, SessionCache
 from agent_runtime.telemetry.agent import AgentTelemetry
 from agent_runtime.telemetry.logs import get_logger
-from agent_store.errors import StoreError
+from agent_store.errors import SessionGone, StoreError
 from agent_store.ports import SessionStore
 
 _LOG = get_logger("saver")
@@ -91,6 +91,8 @@ class StateSaver:
         except InvalidState as error:
             # Written by a newer version: theirs to keep.
             self._telemetry.error("InvalidState", str(error), session=session.session_id)
+        except SessionGone:
+            self._cache.forget(session.session_id)  # deleted meanwhile, maybe through another process
         except StoreError as error:
             session.save_due = session.save_due or owed
             _LOG.warning("state_not_saved", session=str(session.session_id), error=type(error).__name__)

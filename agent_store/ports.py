@@ -349,6 +349,13 @@ class TelemetryStore(Protocol):
         """Return the number of sessions per agent."""
         ...
 
+    async def maintain(self) -> None:
+        """Make coming partitions, drop what is past its retention, forget dead processes and pods.
+
+        Idempotent; call it about once an hour.
+        """
+        ...
+
     async def record_event(self, agent_id: UUID | None, event_type: str, message: str, details: dict[str, Any]) -> None:
         """Append a row to `system_events`."""
         ...

@@ -10,7 +10,7 @@ from typing import Any, Final
 from fastapi import Response
 
 from agent_runtime.errors import Draining, InvalidState, NotFound, NotReady, Overloaded, RunsElsewhere
-from agent_store.errors import IdempotencyMismatch, LeaseLost, QueueFull, StoreUnavailable
+from agent_store.errors import IdempotencyMismatch, LeaseLost, QueueFull, SessionGone, StoreUnavailable
 
 BASE: Final = "https://abide.dev/problems/"
 MEDIA_TYPE: Final = "application/problem+json"
@@ -101,6 +101,8 @@ def from_error(error: Exception) -> ProblemDetails | None:
             return problem
         case NotFound(what=what):
             return ProblemDetails(404, f"{what}-not-found", str(error))
+        case SessionGone():
+            return ProblemDetails(404, "session-not-found", "There is no such session.")
         case InvalidState(problems=problems):
             return invalid([{"field": name, "message": message} for name, message in problems])
         case IdempotencyMismatch():

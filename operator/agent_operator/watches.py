@@ -9,16 +9,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from agent_operator.kube.port import Kind
+from agent_operator.kube.port import Kind, resource_path
 
 WATCH_SECONDS: Final = 90
 STALE_SECONDS: Final = 180.0
-
-
-def watch_path(kind: Kind, namespace: str | None) -> str:
-    """Return the URL's path under which a kind is watched."""
-    root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
-    return f"{root}/namespaces/{namespace}/{kind.plural}" if namespace else f"{root}/{kind.plural}"
 
 
 class Watches:
@@ -34,7 +28,7 @@ class Watches:
         self._clock = clock
         self._started = clock()
         scopes: list[str | None] = list(namespaces) or [None]
-        self._seen: dict[str, float] = {watch_path(kind, scope): self._started for kind in kinds for scope in scopes}
+        self._seen: dict[str, float] = {resource_path(kind, scope): self._started for kind in kinds for scope in scopes}
         self._missing = set(self._seen)
         self._heard = self._started
         self._open = asyncio.Event()

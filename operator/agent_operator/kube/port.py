@@ -50,6 +50,13 @@ CHILD_KINDS: Final = (SERVICE_ACCOUNT, SECRET, CONFIG_MAP, SERVICE, DEPLOYMENT)
 WATCHED_KINDS: Final = (AGENT, *CHILD_KINDS, POD)
 
 
+def resource_path(kind: Kind, namespace: str | None, name: str = "") -> str:
+    """Return the URL's path of an object, or of all objects of a kind (in a namespace, None: in the cluster)."""
+    root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
+    collection = f"{root}/namespaces/{namespace}/{kind.plural}" if namespace else f"{root}/{kind.plural}"
+    return f"{collection}/{name}" if name else collection
+
+
 class KubeError(OperatorError):
     """Base of the errors of this port that no retry can cure."""
 

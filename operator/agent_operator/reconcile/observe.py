@@ -1,5 +1,6 @@
 """Reading what a reconcile needs: the Agent, what it refers to, and what exists under its names."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -141,10 +142,10 @@ async def observe_children(cluster: Cluster, cache: ClusterCache, key: AgentKey,
 
     What the cache does not hold is looked up: it may be somebody else's, without our label.
     """
-    return {
-        (child.kind, child.name): await _find_child(cluster, cache.child(key, child.kind, child.name), key, child)
-        for child in desired.children
-    }
+    found = await asyncio.gather(
+        *(_find_child(cluster, cache.child(key, child.kind, child.name), key, child) for child in desired.children)
+    )
+    return {(child.kind, child.name): one for child, one in zip(desired.children, found, strict=True)}
 
 
 async def _find_child(cluster: Cluster, cached: CachedObject | None, key: AgentKey, child: Child) -> Found | None:

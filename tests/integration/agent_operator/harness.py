@@ -15,8 +15,8 @@ from agent_api.wire import CheckResult, HealthOut
 from agent_operator.app import Operator, build_context
 from agent_operator.context import OperatorContext
 from agent_operator.keys import AgentKey
-from agent_operator.kube.client import KubeCluster, load_configuration
-from agent_operator.kube.port import AGENT, CHILD_KINDS, DEPLOYMENT, POD, Kind
+from agent_operator.kube.client import JSON, MERGE, KubeCluster, load_configuration
+from agent_operator.kube.port import AGENT, CHILD_KINDS, DEPLOYMENT, POD, Kind, resource_path
 from agent_operator.migrations import Migrations
 from agent_operator.settings import OperatorSettings
 from agent_store.postgres.store import PostgresStore
@@ -24,7 +24,6 @@ from agent_store.postgres.store import PostgresStore
 T = TypeVar("T")
 
 NO_POSTGRES = "postgresql://nobody:nothing@127.0.0.1:9/none"
-MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 RUNTIME_IP = "127.0.91.7"
 
@@ -52,16 +51,15 @@ class Api(KubeCluster):
     async def connect(cls, kubeconfig: Path) -> "Api":
         return cls(await load_configuration({"KUBECONFIG": str(kubeconfig)}))
 
-    async def raw(self, method: str, path: str, body: Any = None, content_type: str | None = None) -> Any:
-        params = {"body": body, **({"content_type": content_type} if content_type else {})}
-        return await self._request("test", AGENT, method, path, **params)
+    async def raw(self, method: str, path: str, body: Any = None, content_type: str = JSON) -> Any:
+        return await self._request("test", AGENT, method, path, body=body, content_type=content_type)
 
     async def make_namespace(self, name: str) -> None:
         await self.raw("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
 
     async def make(self, kind: Kind, namespace: str, name: str, **content: Any) -> Any:
         body = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": {"name": name}, **content}
-        return await self.raw("POST", self._path(kind, namespace), body)
+        return await self.raw("POST", resource_path(kind, namespace), body)
 
     async def make_agent(self, namespace: str, name: str = "bot", **spec: Any) -> Any:
         content = {"models": [{"provider": "echo"}], **spec}
@@ -71,14 +69,14 @@ class Api(KubeCluster):
 
     async def edit(self, kind: Kind, namespace: str, name: str, patch: Any, *, status: bool = False) -> Any:
         """Merge-patch an object as some other field manager."""
-        path = self._path(kind, namespace, name) + ("/status" if status else "")
+        path = resource_path(kind, namespace, name) + ("/status" if status else "")
         return await self.raw("PATCH", f"{path}?fieldManager=somebody", patch, MERGE)
 
     async def edit_json(self, kind: Kind, namespace: str, name: str, *operations: dict[str, Any]) -> Any:
-        return await self.raw("PATCH", self._path(kind, namespace, name), list(operations), JSON_PATCH)
+        return await self.raw("PATCH", resource_path(kind, namespace, name), list(operations), JSON_PATCH)
 
     async def drop(self, kind: Kind, namespace: str, name: str, **options: Any) -> None:
-        await self.raw("DELETE", self._path(kind, namespace, name), options or None)
+        await self.raw("DELETE", resource_path(kind, namespace, name), options or None)
 
     async def all(self, kind: Kind, namespace: str, selector: str = "") -> list[Any]:
         return [body async for page in self.list_pages(kind, namespace=namespace, selector=selector) for body in page]
@@ -319,6 +317,11 @@ class OperatorThread:
             return touched
 
         return await self.run(work)
+
+    async def settled_writes(self) -> dict[str, float]:
+        """Return the writes made by the time everything was looked at once more and nothing is under way."""
+        await self.sweep()
+        return self.writes()
 
     def writes(self) -> dict[str, float]:
         """Return how many successful writes the operator made, by verb and kind, Events apart."""

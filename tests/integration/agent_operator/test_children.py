@@ -42,7 +42,7 @@ async def test_a_new_agent_costs_its_children_and_two_status_writes(
     api: Api, namespace: str, operator: OperatorThread
 ) -> None:
     await started(api, namespace)
-    counted = operator.writes()
+    counted = await operator.settled_writes()
     assert counted == {
         "apply serviceaccounts": 1,
         "create secrets": 1,
@@ -69,9 +69,7 @@ async def test_nothing_is_written_while_nothing_changes_nor_after_a_restart(
 ) -> None:
     await started(api, namespace)
     before = await api.snapshot(namespace)
-    counted = operator.writes()
-    # A full comparison of everything is the most an idle operator does.
-    await operator.sweep()
+    counted = await operator.settled_writes()
     port = operator.context.settings.agent_port
     async with running_operator(control_plane.kubeconfig, namespace, agent_port=port) as second:
         await second.sweep()
@@ -196,7 +194,7 @@ async def test_a_changed_spec_makes_a_new_revision_and_keeps_the_old_config_map(
     api: Api, namespace: str, operator: OperatorThread
 ) -> None:
     old = await started(api, namespace)
-    before = operator.writes()
+    before = await operator.settled_writes()
     await api.edit(AGENT, namespace, "bot", {"spec": {"systemPrompt": "Be brief."}})
     await api.wait_condition(namespace, "Progressing", "True/RollingOut")
     new = await api.revision(namespace)
@@ -210,7 +208,7 @@ async def test_a_changed_spec_makes_a_new_revision_and_keeps_the_old_config_map(
     assert agent["status"]["observedGeneration"] == agent["metadata"]["generation"] == 2
     maps = {body["metadata"]["name"] for body in await api.all(CONFIG_MAP, namespace, "abide.dev/agent=bot")}
     assert maps == {f"agent-bot-{old}", f"agent-bot-{new}"}
-    after = operator.writes()
+    after = await operator.settled_writes()
     assert after["apply deployments.apps"] - before["apply deployments.apps"] == 1
     assert after["apply_status agents.abide.dev"] - before["apply_status agents.abide.dev"] <= 2
 
@@ -300,10 +298,9 @@ async def test_a_deleted_agent_takes_everything_along_and_nothing_comes_back(
         return True
 
     await eventually(gone, timeout=20)
-    counted = operator.writes()
-    await operator.sweep()
+    counted = await operator.settled_writes()
     assert operator.context.cache.agents() == {}
-    assert operator.writes() == counted
+    assert await operator.settled_writes() == counted
 
 
 async def test_an_agent_made_again_at_once_gets_children_of_its_own(

@@ -247,14 +247,14 @@ async def test_heartbeats_and_errors_in_postgres_show_in_status(
         assert error["type"] == "ModelUnavailable"
         assert "hunter2" not in error["message"]
         # The same heartbeats again and again are no reason to write.
-        before = operator.writes()
+        before = await operator.settled_writes()
         readings = operator.context.facts._readings
 
         async def read_more() -> bool:
             return operator.context.facts._readings >= readings + 4
 
         await eventually(read_more)
-        assert operator.writes() == before
+        assert await operator.settled_writes() == before
 
 
 async def test_agents_are_reconciled_and_deleted_while_postgres_is_away(

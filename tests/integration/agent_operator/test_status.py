@@ -149,10 +149,9 @@ async def test_the_cause_of_a_pod_shows_within_five_seconds_and_goes_by_itself(
     assert words in message
     assert message.endswith(f"https://abide.dev/docs/reasons/{reason}")
     # The same trouble once more, as a kubelet keeps reporting it, is no news.
-    before = operator.writes()
+    before = await operator.settled_writes()
     await api.set_pod(namespace, pod, **{**status, "restarts": 7})
-    await operator.sweep()
-    assert operator.writes() == before
+    assert await operator.settled_writes() == before
     await api.set_ready(namespace, pod)
     await api.wait_condition(namespace, "Ready", "True/Serving", timeout=5)
     assert (await api.conditions(namespace))["Progressing"] == "False/UpToDate"
@@ -197,13 +196,13 @@ async def test_postgres_as_the_cause_comes_from_the_runtimes_own_words(
     assert {check["name"]: check["ok"] for check in agent["status"]["health"]["checks"]} == {
         "loop": True, "store": False, "lease": True,
     }  # fmt: skip
-    before = operator.writes()
+    before = await operator.settled_writes()
 
     async def asked_again(times: int = runtime.asked + 2) -> bool:
         return runtime.asked >= times
 
     await eventually(asked_again)
-    assert operator.writes() == before
+    assert await operator.settled_writes() == before
     # Another reason, without any event from the cluster.
     runtime.failed = ("store", "AuthFailed", "pg.shop:5432 refuses the password")
     await api.wait_condition(namespace, "StateStoreReady", "False/AuthFailed", timeout=5)

@@ -1,28 +1,44 @@
 """The command line itself: commands, options, exit codes, and how quickly it starts."""
 
+import io
+import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from typer.testing import CliRunner
 
 from agent_api.version import VERSION
-from agent_cli.main import app, command_name
+from agent_cli.main import app, command_name, main
 
 HEAVY = ("agent_runtime", "agent_store", "fastapi", "httpx", "yaml", "asyncpg", "alembic")
 
 
-def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command as a user would."""
-    return subprocess.run(
-        [sys.executable, "-m", "agent_cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={"PATH": "/nowhere", "HOME": "/nowhere", **environ},
-    )
+@dataclass(frozen=True)
+class Done:
+    """How a command ended and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str) -> Done:
+    """Run the command line as its entry point does, in an environment without kubectl; here it ends before it acts."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {"PATH": "/nowhere", "HOME": "/nowhere"}, clear=True),
+        mock.patch.object(sys, "argv", ["abide", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    return Done(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.mark.parametrize("command", ["dev", "chat", "sessions", "status", "validate", "migrate", "version"])

@@ -10,12 +10,12 @@ import pytest
 from agent_api.v1alpha1 import AgentStatus
 from agent_operator.events import WINDOW_SECONDS, build_event, find_happenings
 from agent_operator.health.facts import combine
-from agent_operator.kube.port import AGENT, POD
+from agent_operator.kube.port import AGENT, POD, resource_path
 from agent_operator.migrations import Migrations
 from agent_operator.settings import OperatorSettings, SettingsError
 from agent_operator.status.observed import Verdict
 from agent_operator.status.summary import build_status
-from agent_operator.watches import Watches, watch_path
+from agent_operator.watches import Watches
 from agent_store.ports import ErrorRecord, Heartbeat
 from tests.unit.agent_operator.makers import AGENT_ID, NOW, UID, at, make_pod, observe, ready_pod
 from tests.unit.agent_operator.virtualtime import run_virtually
@@ -64,7 +64,7 @@ def test_settings_do_not_show_secrets_when_printed() -> None:
 def test_watches_are_open_when_each_was_answered_and_age_by_the_quietest() -> None:
     clock = [100.0]
     watches = Watches((AGENT, POD), ("shop", "web"), clock=lambda: clock[0])
-    paths = [watch_path(kind, scope) for kind in (AGENT, POD) for scope in ("shop", "web")]
+    paths = [resource_path(kind, scope) for kind in (AGENT, POD) for scope in ("shop", "web")]
     assert paths[0] == "/apis/abide.dev/v1alpha1/namespaces/shop/agents"
     assert watches.missing == sorted(paths)
     for path in paths[1:]:
