@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from agent_api.labels import API_VERSION, KIND
 from agent_api.parsing import TEXT_MAX_LENGTH, DocumentError, refuse, split_documents
-from agent_api.problems import Problem, explain, suggest
+from agent_api.problems import Problem, explain, explain_document, suggest
 from agent_api.schema import Schema, build_schema
 from agent_api.v1alpha1 import DNS_LABEL, DNS_SUBDOMAIN, Agent
 
@@ -140,7 +140,7 @@ def _load_agent(document: dict[str, Any]) -> Agent:
         # Strict, as the API server is: "5" is no number. By alias only: snake_case is no wire name.
         agent = Agent.model_validate_json(json.dumps(plain), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise DocumentError(problems + explain(error)) from None
+        raise DocumentError(problems + explain_document(Agent, plain, error)) from None
     if problems:
         raise DocumentError(problems)
     return agent

@@ -12,8 +12,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from agent_api.partial import broken_rules
 from agent_api.rules import RULES_ERROR
 from agent_api.schema import Schema, build_schema
+from agent_api.v1alpha1 import Model
 
 SHOWN_VALUE_MAX_LENGTH: Final = 60
 
@@ -33,6 +35,25 @@ class Problem:
 def explain(error: ValidationError) -> list[Problem]:
     """Return what is wrong with an Agent, in the order of its fields."""
     return [problem for details in error.errors(include_url=False) for problem in _explain_one(details)]
+
+
+def explain_document(model: type[Model], document: Any, error: ValidationError) -> list[Problem]:
+    """Return everything that is wrong with a document in its wire form: what `error` tells, and the laws it breaks.
+
+    pydantic leaves out the laws about objects that have a wrong field.
+    """
+    problems = explain(error)
+    wrong = frozenset(
+        tuple(part for part in details["loc"] if not _is_union_tag(part))
+        for details in error.errors(include_url=False)
+        if not isinstance(details["input"], Mapping | list) and details["type"] != "missing"
+    )
+    for location, rule in broken_rules(model, document, wrong):
+        path = format_path(location)
+        problem = Problem(".".join(filter(None, (path, rule.field))), rule.message)
+        if problem not in problems:
+            problems.append(problem)
+    return problems
 
 
 def suggest(unknown: str, known: Iterable[str]) -> str:

@@ -212,7 +212,8 @@ def ensure_release(target: Deployment, values: dict[str, Any]) -> None:
         return
     command = [
         *(target.helm_path, "upgrade", RELEASE, str(CHART), "--install", "-n", NAMESPACE, "--description", description),
-        *("--values", "-", "--wait", "--timeout", f"{INSTALL_TIMEOUT:.0f}s"),
+        # Without --reset-values helm takes the former values where the new ones are empty.
+        *("--reset-values", "--values", "-", "--wait", "--timeout", f"{INSTALL_TIMEOUT:.0f}s"),
     ]
     pods = ["pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/instance={RELEASE}"]
     done = run_watched(

@@ -121,9 +121,10 @@ class _Follower:
         return events
 
     def outcome(self, turn: TurnRecord) -> TurnEvent:
-        """Return the last event."""
+        """Return the last event; whoever had it already gets it again under the same id."""
         kind = "completed" if turn.status in (TurnStatus.COMPLETED, TurnStatus.FALLBACK) else "failed"
-        return TurnEvent(kind, self._attempt, self._index + 1, turn=turn)
+        said = len(self._stream.deltas) if self._stream.attempt == self._attempt else self._index
+        return TurnEvent(kind, self._attempt, said + 1, turn=turn)
 
     def told_by_store(self, turn: TurnRecord) -> list[TurnEvent]:
         """Return the events of a turn that ended elsewhere: its whole text as one attempt more, then the outcome."""

@@ -33,6 +33,7 @@ from agent_operator.reconcile.references import References
 from agent_operator.settings import OperatorSettings, SettingsError
 from agent_operator.telemetry.logs import configure_logs
 from agent_operator.telemetry.metrics import Metrics
+from agent_operator.upkeep import Upkeep
 from agent_operator.watches import STALE_SECONDS, Watches
 from agent_operator.web import WebServer
 from agent_store.ports import Store
@@ -122,6 +123,7 @@ async def build_context(settings: OperatorSettings, store: Store) -> OperatorCon
         facts=facts,
         recorder=recorder,
         migrations=Migrations(settings.environ),
+        upkeep=Upkeep(store),
         sweeper=sweeper,
         controller=controller,
         metrics=metrics,
@@ -184,6 +186,7 @@ class Operator:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._wait_synced(), name="first listing")
             tasks.create_task(context.migrations.run(), name="migrations")
+            tasks.create_task(context.upkeep.run(), name="upkeep")
             tasks.create_task(context.facts.run(), name="facts")
             tasks.create_task(keep_house(context.store), name="housekeeping")
             tasks.create_task(context.references.run(), name="references")

@@ -14,6 +14,7 @@ from agent_operator.reconcile.queue import WorkQueue
 from agent_operator.reconcile.references import References
 from agent_operator.settings import OperatorSettings
 from agent_operator.telemetry.metrics import Metrics
+from agent_operator.upkeep import Upkeep
 from agent_operator.watches import Watches
 from agent_store.ports import Store
 
@@ -34,6 +35,7 @@ class OperatorContext:
     facts: FactsBoard
     recorder: EventRecorder
     migrations: Migrations
+    upkeep: Upkeep
     sweeper: Sweeper
     controller: Controller
     metrics: Metrics

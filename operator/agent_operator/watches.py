@@ -34,7 +34,7 @@ class Watches:
         self._open = asyncio.Event()
 
     def asked(self, path: str) -> None:
-        """Note that a watch was asked for."""
+        """Note that a watcher asked for its stream, or for the listing before it."""
         self.heard()
         if path in self._seen:
             self._seen[path] = self._heard

@@ -4,13 +4,17 @@ EmbeddedPostgres starts a Postgres that ended by itself again, on the same port;
 does so only when the outage shall end.
 """
 
+import asyncio
 import os
 import signal
-from contextlib import suppress
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from pathlib import Path
 
 from agent_store.embedded import EmbeddedPostgres
+from agent_store.migrate import migrate
 
 
 class Outage(Enum):
@@ -51,6 +55,31 @@ class BreakablePostgres:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
             self._held.append(pid)
+
+
+_MIGRATING = threading.Lock()
+
+
+def migrate_alone(url: str) -> None:
+    """Migrate, one server at a time: alembic keeps its context in module globals."""
+    with _MIGRATING:
+        migrate(url)
+
+
+@asynccontextmanager
+async def breakable_postgres(folder: Path) -> AsyncIterator[BreakablePostgres]:
+    """Yield a server of one's own on the folder, migrated; it is whole again before it is stopped."""
+    server = EmbeddedPostgres(folder)
+    try:
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(migrate_alone, server.url)
+        breakable = BreakablePostgres(server)
+        try:
+            yield breakable
+        finally:
+            breakable.mend()
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 def children(pid: int) -> list[int]:

@@ -1,12 +1,8 @@
-"""Databases for fault tests, a server of their own that may be broken, and plays: tests that wait at the same time."""
+"""Plays: fault tests that wait at the same time, each on a database of its own."""
 
 import asyncio
-import shutil
-import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,8 +12,6 @@ import pytest_asyncio
 from psycopg import sql
 
 from agent_store.embedded import EmbeddedPostgres
-from agent_store.migrate import migrate
-from tests.faults.breakable import BreakablePostgres
 
 
 @contextmanager
@@ -84,43 +78,3 @@ def parameters_of(test: pytest.Function) -> dict[str, Any]:
     """Return the parameters of a parametrized test."""
     callspec = getattr(test, "callspec", None)
     return {} if callspec is None else dict(callspec.params)
-
-
-@pytest.fixture(scope="module")
-def breakable() -> Iterator[BreakablePostgres]:
-    """A Postgres that a test may stop, kill and freeze without harming other tests."""
-    folder = Path(tempfile.mkdtemp(prefix="abide-faults-"))
-    server = EmbeddedPostgres(folder)
-    try:
-        server.start()
-        with psycopg.connect(server.url, autocommit=True, connect_timeout=10) as connection:
-            connection.execute("CREATE DATABASE abide_template")
-        migrate(f"{server.url.rpartition('/')[0]}/abide_template")
-        yield BreakablePostgres(server)
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def breakable_url(breakable: BreakablePostgres) -> Iterator[str]:
-    """A fresh, migrated database on the breakable server, which is whole again afterwards."""
-    with copied_database(breakable.server.url, "abide_template") as url:
-        try:
-            yield url
-        finally:
-            breakable.mend()
-            wait_until_back(breakable.server)
-
-
-def wait_until_back(server: EmbeddedPostgres, timeout: float = 30.0) -> None:
-    """Return once the server takes connections. Raises the last refusal after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            psycopg.connect(server.url, connect_timeout=2).close()
-        except psycopg.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-        else:
-            return

@@ -3,9 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 CHUNK_BYTES = 65536
+
+
+@dataclass(slots=True)
+class Connection:
+    """One connection: what its client sent since the line was last held, and how much the server ever answered."""
+
+    client: asyncio.StreamWriter
+    held_back: bytes = b""
+    answered_bytes: int = 0
 
 
 class Line:
@@ -16,58 +26,62 @@ class Line:
         self._port = port
         self._open = asyncio.Event()
         self._open.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.held_back = b""
-        """What clients sent since the line was last held, whether it has passed meanwhile or not."""
-        self.answered_bytes = 0
+        self._connections: dict[asyncio.Task[None], Connection] = {}
 
     def hold(self) -> None:
         """Let nothing pass from now on; connections stay open."""
-        self.held_back = b""
+        for connection in self._connections.values():
+            connection.held_back = b""
         self._open.clear()
 
     def release(self) -> None:
         """Let everything pass, first what was held back."""
         self._open.set()
 
+    def holding(self, text: bytes) -> Connection | None:
+        """Return the connection that held this text back, if one did."""
+        return next((found for found in self._connections.values() if text in found.held_back), None)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection until either side ends it."""
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        connection = self._connections[task] = Connection(writer)
         try:
-            with suppress(OSError):
-                server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
-                try:
-                    pumps = [
-                        asyncio.create_task(self._pump(reader, server_writer, to_server=True)),
-                        asyncio.create_task(self._pump(server_reader, writer, to_server=False)),
-                    ]
-                    try:
-                        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-                    finally:
-                        for pump in pumps:
-                            pump.cancel()
-                        await asyncio.gather(*pumps, return_exceptions=True)
-                finally:
-                    server_writer.transport.abort()
+            server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
+        except OSError:
+            return
+        else:
+            pumps = [
+                asyncio.create_task(self._pump(reader, server_writer, connection, to_server=True)),
+                asyncio.create_task(self._pump(server_reader, writer, connection, to_server=False)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            server_writer.transport.abort()
         finally:
             writer.transport.abort()
-            self._tasks.discard(task)
+            del self._connections[task]
 
     async def aclose(self) -> None:
         """Cut every connection."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        tasks = list(self._connections)
+        self._open.set()
+        for connection in self._connections.values():
+            connection.client.transport.abort()
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: Connection, *, to_server: bool
+    ) -> None:
         with suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):
-                if to_server:
-                    self.held_back += chunk if not self._open.is_set() else b""
-                else:
-                    self.answered_bytes += len(chunk)
+                if not to_server:
+                    connection.answered_bytes += len(chunk)
+                elif not self._open.is_set():
+                    connection.held_back += chunk
                 await self._open.wait()
                 writer.write(chunk)
                 await writer.drain()

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,19 @@ import asyncpg
 import pytest
 
 from agent_api.conditions import Reason
-from tests.faults.breakable import BreakablePostgres, Outage
+from tests.faults.breakable import Outage, breakable_postgres
+from tests.faults.chatter import answered
 from tests.faults.driver import RuntimeProcess, until
 from tests.faults.scene import Scene, staged
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+AT_ONCE = 3
+PLAY_SECONDS = 150.0
 UNREADY_SECONDS = 10.0
 READY_AGAIN_SECONDS = 10.0
-REFUSED = {Reason.CONNECTION_REFUSED}
-SILENT = {Reason.TIMEOUT}
+REFUSED = frozenset({Reason.CONNECTION_REFUSED})
+SILENT = frozenset({Reason.TIMEOUT})
 
 
 class Pulse:
@@ -47,7 +54,7 @@ async def readiness(scene: Scene, process: RuntimeProcess) -> tuple[int, dict[st
     return health.status_code, {check["name"]: check for check in health.json()["checks"]}
 
 
-async def refused_for_one_of(scene: Scene, process: RuntimeProcess, reasons: set[Reason]) -> bool:
+async def refused_for_one_of(scene: Scene, process: RuntimeProcess, reasons: frozenset[Reason]) -> bool:
     """Whether /readyz says 503 and names the store with one of the reasons."""
     status, checks = await readiness(scene, process)
     return status == 503 and not checks["store"]["ok"] and checks["store"]["reason"] in reasons
@@ -75,66 +82,6 @@ async def assert_refused(scene: Scene, process: RuntimeProcess) -> None:
     # Its turn may have been stored, the answer says so by not promising anything; the invariants allow both.
 
 
-@pytest.mark.parametrize(
-    ("outage", "seconds", "reasons"),
-    [
-        pytest.param(Outage.FAST, 3.0, REFUSED, id="fast-stop"),
-        pytest.param(Outage.IMMEDIATE, 3.0, REFUSED, id="immediate-stop"),
-        pytest.param(Outage.KILLED, 3.0, REFUSED, id="kill-9"),
-        pytest.param(Outage.FROZEN, 3.0, SILENT, id="freeze"),
-        # Longer than the lease of 8 s: the process must get a new one, and its turns with it.
-        pytest.param(Outage.FROZEN, 12.0, SILENT, id="freeze-longer-than-the-lease"),
-    ],
-)
-async def test_an_outage_is_told_survived_and_forgotten(
-    outage: Outage,
-    seconds: float,
-    reasons: set[Reason],
-    tmp_path: Path,
-    breakable: BreakablePostgres,
-    breakable_url: str,
-) -> None:
-    async with staged(tmp_path, breakable_url, delay_seconds=0.3) as scene:
-        process = await scene.start("only")
-        pid = process.pid
-        pulse, done = Pulse(scene, process), asyncio.Event()
-        heart = asyncio.create_task(pulse.watch())
-        talks = [
-            asyncio.create_task(talk_until(scene, done, user, session))
-            for user, session in (("alice", "main"), ("alice", "side"), ("bob", "main"))
-        ]
-        await until(lambda: sum(m.final is not None for m in scene.clients.said) >= 6, 20, "a conversation goes on")
-
-        broken_at = time.monotonic()
-        breakable.break_(outage)
-        told = await until(lambda: refused_for_one_of(scene, process, reasons), UNREADY_SECONDS, "unready with reason")
-        await assert_refused(scene, process)
-        assert not await is_ready(scene, process), "not ready while Postgres is away"
-        with suppress(TimeoutError):
-            # The outage lasts as long as the test says; being ready meanwhile ends it as a failure.
-            left = seconds - (time.monotonic() - broken_at)
-            await until(lambda: is_ready(scene, process), left, "ready during the outage")
-            pytest.fail("ready during the outage")
-
-        breakable.mend()
-        back = await until(lambda: answers(breakable_url), 30, "Postgres is back")
-        ready = await until(lambda: is_ready(scene, process), READY_AGAIN_SECONDS, "ready again")
-        print(f"{outage.name}: unready after {told:.2f} s; Postgres back after {back:.2f} s, ready {ready:.2f} s later")
-
-        answered = sum(message.final is not None for message in scene.clients.said)
-        await until(
-            lambda: sum(m.final is not None for m in scene.clients.said) >= answered + 6, 20, "the conversation goes on"
-        )
-        done.set()
-        await asyncio.gather(*talks)
-        heart.cancel()
-        assert pulse.beats > 10
-        assert pulse.missed == [], "live all the time"
-        assert process.running
-        assert process.pid == pid
-        await scene.assert_invariants()
-
-
 async def answers(postgres_url: str) -> bool:
     """Whether Postgres takes connections and answers."""
     try:
@@ -147,3 +94,86 @@ async def answers(postgres_url: str) -> bool:
         return False
     finally:
         connection.terminate()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Seconds from the outage to unready, from its end to Postgres' first answer, and from there to ready."""
+
+    unready: float
+    back: float
+    ready: float
+
+
+async def play_outage(folder: Path, _: str, *, outage: Outage, seconds: float, reasons: frozenset[Reason]) -> Figures:
+    """Let Postgres go away in mid-conversation for some seconds; judge what the runtime says and does."""
+    async with breakable_postgres(folder / "postgres") as postgres:
+        url = postgres.server.url
+        async with staged(folder, url, delay_seconds=0.3) as scene, conversing(scene) as process:
+            broken_at = time.monotonic()
+            postgres.break_(outage)
+            unready = await until(
+                lambda: refused_for_one_of(scene, process, reasons), UNREADY_SECONDS, "unready for the right reason"
+            )
+            await assert_refused(scene, process)
+            assert not await is_ready(scene, process), "not ready while Postgres is away"
+            await stays_unready(scene, process, seconds - (time.monotonic() - broken_at))
+            postgres.mend()
+            back = await until(lambda: answers(url), 30, "Postgres is back")
+            ready = await until(lambda: is_ready(scene, process), READY_AGAIN_SECONDS, "ready again")
+            await progress(scene, 6)
+        return Figures(unready, back, ready)
+
+
+@asynccontextmanager
+async def conversing(scene: Scene) -> AsyncIterator[RuntimeProcess]:
+    """Start a process and let clients talk to it while the block runs; it must live all the time, and keep its word."""
+    process = await scene.start("only")
+    pid, pulse, done = process.pid, Pulse(scene, process), asyncio.Event()
+    heart = asyncio.create_task(pulse.watch())
+    async with asyncio.TaskGroup() as group:
+        for user, session in (("alice", "main"), ("alice", "side"), ("bob", "main")):
+            group.create_task(talk_until(scene, done, user, session))
+        await progress(scene, 6)
+        yield process
+        done.set()
+    heart.cancel()
+    assert pulse.beats > 10
+    assert pulse.missed == [], "live all the time"
+    assert process.running
+    assert process.pid == pid
+    await scene.assert_invariants()
+
+
+async def progress(scene: Scene, count: int) -> None:
+    """Wait until that many more messages have their outcome."""
+    target = answered(scene) + count
+    await until(lambda: answered(scene) >= target, 30, f"{count} more messages are answered")
+
+
+async def stays_unready(scene: Scene, process: RuntimeProcess, seconds: float) -> None:
+    """Watch the process for the rest of the outage. Raises if it becomes ready."""
+    with suppress(TimeoutError):
+        await until(lambda: is_ready(scene, process), seconds, "ready during the outage")
+        raise AssertionError("ready during the outage")
+
+
+@pytest.mark.parametrize(
+    ("outage", "seconds", "reasons"),
+    [
+        pytest.param(Outage.FAST, 3.0, REFUSED, id="fast-stop"),
+        pytest.param(Outage.IMMEDIATE, 3.0, REFUSED, id="immediate-stop"),
+        pytest.param(Outage.KILLED, 3.0, REFUSED, id="kill-9"),
+        pytest.param(Outage.FROZEN, 3.0, SILENT, id="freeze"),
+        # Longer than the lease of 8 s: the process must get a new one, and its turns with it.
+        pytest.param(Outage.FROZEN, 12.0, SILENT, id="freeze-longer-than-the-lease"),
+    ],
+)
+async def test_an_outage_is_told_survived_and_forgotten(
+    outage: Outage, seconds: float, reasons: frozenset[Reason], played: Figures
+) -> None:
+    print(f"unready after {played.unready:.2f} s; Postgres back {played.back:.2f} s, ready {played.ready:.2f} s later")
+    assert played.ready <= READY_AGAIN_SECONDS
+
+
+PLAYS = {"test_an_outage_is_told_survived_and_forgotten": play_outage}

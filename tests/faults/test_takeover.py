@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from tests.faults.driver import RuntimeProcess, until
-from tests.faults.line import Line, line_to
+from tests.faults.line import Connection, Line, line_to
 from tests.faults.scene import Scene, staged
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -62,9 +62,12 @@ async def wait_taken_over(turns: Turns, held: list[UUID]) -> float:
     return await until(taken_over, 30, "another process takes the turns over")
 
 
-async def wait_held_back(line: Line, reply: bytes) -> None:
+async def wait_held_back(line: Line, reply: bytes) -> Connection:
     """Wait until the line holds a statement with this reply back. Raises TimeoutError if none comes."""
-    await until(lambda: reply in line.held_back, 1.5, "the commit is on its way")
+    await until(lambda: line.holding(reply) is not None, 1.5, "the commit is on its way")
+    connection = line.holding(reply)
+    assert connection is not None
+    return connection
 
 
 async def wait_serving(scene: Scene, process: RuntimeProcess) -> float:
@@ -108,7 +111,9 @@ async def play_late_commit(folder: Path, postgres_url: str) -> dict[str, float]:
         looking(postgres_url) as turns,
         line_to(postgres_url) as (line, through_line),
     ):
-        first, second = await scene.start("first", postgres_url=through_line), await scene.start("second")
+        first = await scene.start("first", postgres_url=through_line)
+        # Its own commits take long enough to see what becomes of the late one.
+        second = await scene.start("second", {"ABIDE_FAILPOINTS": "store.complete.1.before=sleep:5"})
         scene.talk_to(first)
         for _ in range(2):
             await scene.clients.say("alice", "main")
@@ -119,7 +124,7 @@ async def play_late_commit(folder: Path, postgres_url: str) -> dict[str, float]:
             line.hold()
             late = await turns.running()
             try:
-                await wait_held_back(line, message.content.encode() + b" [")
+                connection = await wait_held_back(line, message.content.encode() + b" [")
             except TimeoutError:
                 line.release()
                 await scene.clients.settle(message)
@@ -130,9 +135,10 @@ async def play_late_commit(folder: Path, postgres_url: str) -> dict[str, float]:
         first.freeze()
         assert len(late) == 1
         takeover = await wait_taken_over(turns, late)
-        answered = line.answered_bytes
+        answered = connection.answered_bytes
         line.release()
-        await until(lambda: line.answered_bytes > answered, 5, "Postgres has answered the late commit")
+        await until(lambda: connection.answered_bytes > answered, 4, "Postgres has answered the late commit")
+        assert await turns.running(2) == late, "the late commit was refused: the turn still runs elsewhere"
         scene.talk_to(second)
         await scene.clients.settle(message, patience=5)
         first.thaw()

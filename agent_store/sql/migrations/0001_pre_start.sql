@@ -278,12 +278,12 @@ $$;
 
 CREATE FUNCTION abide.record_metric(agent uuid, type text, value double precision, metadata jsonb DEFAULT '{}')
 RETURNS void LANGUAGE sql AS $$
-    INSERT INTO abide.agent_metrics (agent_id, metric_type, value, metadata) VALUES (agent, type, value, metadata)
+    INSERT INTO abide.agent_metrics (agent_id, metric_type, value, metadata) VALUES (agent, type, value, coalesce(metadata, '{}'))
 $$;
 
 CREATE FUNCTION abide.record_error(agent uuid, type text, message text, trace text DEFAULT '', context jsonb DEFAULT '{}')
 RETURNS void LANGUAGE sql AS $$
-    INSERT INTO abide.agent_errors (agent_id, error_type, message, stack_trace, context) VALUES (agent, type, message, trace, context)
+    INSERT INTO abide.agent_errors (agent_id, error_type, message, stack_trace, context) VALUES (agent, type, message, coalesce(trace, ''), coalesce(context, '{}'))
 $$;
 
 -- Finds an agent by `namespace/name` (the newest one of that name) or by its id.

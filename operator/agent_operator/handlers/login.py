@@ -22,8 +22,8 @@ def register_login(registry: kopf.OperatorRegistry, watches: Watches, server: st
 
 def _trace(watches: Watches) -> aiohttp.TraceConfig:
     async def on_start(_: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestStartParams) -> None:
-        if "watch" in params.url.query:
-            watches.asked(params.url.path)
+        # Listing counts, too: it is how a watcher begins, and begins anew.
+        watches.asked(params.url.path)
 
     async def on_end(_: aiohttp.ClientSession, __: SimpleNamespace, params: aiohttp.TraceRequestEndParams) -> None:
         if "watch" in params.url.query and params.response.ok:

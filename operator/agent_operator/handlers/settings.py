@@ -62,7 +62,7 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 10
     settings.watching.inactivity_timeout = 70
     settings.watching.reconnect_backoff = 1.0
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = 100
     for kind in WATCHED_KINDS:
         if kind is not AGENT:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = OWN_OBJECTS

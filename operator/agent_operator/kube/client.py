@@ -33,7 +33,7 @@ from agent_operator.kube.port import (
 
 REQUEST_TIMEOUT: Final = 10.0
 LIST_TIMEOUT: Final = 30.0
-PAGE_SIZE: Final = 500
+PAGE_SIZE: Final = 100
 CONNECTIONS: Final = 64
 MESSAGE_LIMIT: Final = 1000
 

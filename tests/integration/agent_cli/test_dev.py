@@ -134,6 +134,24 @@ def test_a_port_that_is_taken_is_one_sentence(home: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_every_error_of_a_bad_manifest_is_told_on_a_line_of_its_own(home: Path) -> None:
+    (home / "bad.yaml").write_text(
+        "apiVersion: abide.dev/v1alpha1\nkind: Agent\nmetadata: {name: bad}\nspec:\n"
+        "  systemPrompt: One.\n  systemPromptFrom: {configMapKeyRef: {name: p, key: k}}\n"
+        "  models: [{provider: nobody}]\n  history: {limit: -1}\n"
+        "---\napiVersion: abide.dev/v1alpha1\nkind: Agent\nmetadata: {name: empty}\nspec: {systemPrompt: Two.}\n"
+    )
+    done = run(home, "bad.yaml", "missing.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [": ".join(line.split(": ")[:2]) for line in done.stderr.splitlines()] == [
+        "bad.yaml:1: spec.models[0].provider",
+        "bad.yaml:1: spec.history.limit",
+        "bad.yaml:1: spec.systemPromptFrom",
+        "bad.yaml:2: spec.models",
+        "missing.yaml: cannot be read",
+    ]
+
+
 def test_several_agents_and_files_are_served_by_one_process_on_a_free_port(home: Path) -> None:
     files = [EXAMPLE, echo_agent(home, name="other"), REPOSITORY / "examples" / "prompt-from-configmap.yaml"]
     with ExitStack() as stack:

@@ -21,6 +21,7 @@ import yaml
 from agent_operator.errors import Unusable
 from agent_operator.keys import AgentKey
 from agent_operator.kube.port import AGENT, DEPLOYMENT, SECRET
+from agent_operator.upkeep import Upkeep
 from agent_store.ports import ErrorRecord
 from agent_store.postgres.store import PostgresStore
 from tests.cluster.controlplane import ControlPlane
@@ -295,6 +296,29 @@ async def test_the_schema_is_brought_up_to_date_in_the_background(
         await eventually(readable)
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT to_regclass('abide.turns') IS NOT NULL").fetchone() == (True,)
+
+
+async def test_the_database_is_kept_in_order(store: PostgresStore, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+
+        def newest_partition() -> str:
+            query = "SELECT max(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = %s::regclass"
+            row = connection.execute(query, ("abide.agent_metrics",)).fetchone()
+            assert row is not None
+            return str(row[0])
+
+        newest = newest_partition()
+        connection.execute(f"DROP TABLE {newest}".encode())
+        assert newest_partition() != newest
+        upkeep = asyncio.create_task(Upkeep(store).run())
+
+        async def made_again() -> bool:
+            return newest_partition() == newest
+
+        try:
+            await eventually(made_again)
+        finally:
+            upkeep.cancel()
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agent_operator.kube.client import MERGE
 from agent_operator.kube.port import AGENT, CONFIG_MAP, DEPLOYMENT, EVENT, POD, SECRET, Kind
 from tests.cluster.controlplane import ControlPlane
 from tests.integration.agent_operator.harness import (
@@ -17,6 +18,7 @@ from tests.integration.agent_operator.harness import (
     running_operator,
 )
 
+LIMIT_RANGE = Kind("", "v1", "LimitRange", "limitranges")
 QUOTA = Kind("", "v1", "ResourceQuota", "resourcequotas")
 KEYED = {"models": [{"provider": "echo", "apiKeySecretRef": {"name": "llm", "key": "openai"}}]}
 VALUE = base64.b64encode(b"sk-hunter2hunter2").decode()
@@ -114,7 +116,9 @@ async def test_what_the_api_server_let_through_is_refused_with_its_field(
     assert await api.all(DEPLOYMENT, namespace) == []
 
 
-async def test_what_only_kubernetes_refuses_names_its_field(api: Api, namespace: str, operator: OperatorThread) -> None:
+async def test_an_image_name_nobody_can_read_is_an_image_that_cannot_be_pulled(
+    api: Api, namespace: str, operator: OperatorThread
+) -> None:
     await api.make_agent(namespace, runtime={"image": "not an image name"})
     await api.set_pod(
         namespace, await api.the_pod(namespace), waiting=("InvalidImageName", "couldn't parse image name")
@@ -171,10 +175,19 @@ async def test_a_quota_is_named(api: Api, namespace: str, operator: OperatorThre
     await api.drop(QUOTA, namespace, "none")
 
 
-async def test_a_pod_security_level_is_named(api: Api, namespace: str, operator: OperatorThread) -> None:
-    # Agents' pods pass every level; a quota on what they do not set does not: it is the namespace's own rule.
+async def test_a_rule_of_the_namespace_is_named(api: Api, namespace: str, operator: OperatorThread) -> None:
+    limits = [{"type": "Container", "max": {"memory": "64Mi"}}]
+    await api.make(LIMIT_RANGE, namespace, "small", spec={"limits": limits})
+    await api.make_agent(namespace)
+    await api.wait_condition(namespace, "Ready", "False/PodForbidden", timeout=10)
+    assert "maximum memory usage per Container is 64Mi" in await api.message(namespace)
+
+
+async def test_agents_run_in_a_namespace_of_the_restricted_level(
+    api: Api, namespace: str, operator: OperatorThread
+) -> None:
     label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    await api.raw("PATCH", f"/api/v1/namespaces/{namespace}", label, "application/merge-patch+json")
+    await api.raw("PATCH", f"/api/v1/namespaces/{namespace}", label, MERGE)
     await serving(api, namespace)
 
 

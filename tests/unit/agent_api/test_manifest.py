@@ -89,6 +89,40 @@ def test_every_problem_of_every_document_is_found_at_once() -> None:
     ]
 
 
+def test_laws_about_objects_are_tested_although_their_fields_are_wrong() -> None:
+    prompts = {"systemPrompt": "a", "systemPromptFrom": {"configMapKeyRef": {"name": "a"}}, "history": {"limit": -4}}
+    models = [
+        {"provider": "echo"},
+        {"provider": "echo", "parameters": {"replies": [{"error": 500, "text": "x", "delaySeconds": -1}]}},
+    ]
+    resources = {"requests": {"cpu": "2", "memory": "many"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+    spec = prompts | {"models": models, "nope": 1, "runtime": {"resources": resources}}
+    assert [problem.split(" ")[1] for problem in problems_of(as_json(put(BASE, ("spec", spec))))] == [
+        "spec.systemPromptFrom.configMapKeyRef.key:",
+        "spec.models[1].parameters.replies[0].delaySeconds:",
+        "spec.history.limit:",
+        "spec.runtime.resources.requests.memory:",
+        "spec.nope:",
+        "spec.systemPromptFrom:",
+        "spec.models:",
+        "spec.models[1].parameters.replies:",
+        "spec.models[1].parameters.replies[0].error:",
+        "spec.runtime.resources.requests.cpu:",
+    ]
+
+
+def test_laws_about_wrong_or_missing_fields_say_nothing() -> None:
+    (missing, limit) = problems_of(as_json(put(BASE, ("spec.models", None), ("spec.history", {"limit": 0}))))
+    assert missing.startswith("f.yaml:1: spec.models: required but missing")
+    assert limit.startswith("f.yaml:1: spec.history.limit: ")
+    models = [{"provider": "nobody", "parameters": {"replies": ["x"]}}, {"provider": "echo"}]
+    wrong = put(BASE, ("spec.models", models), ("spec.systemPrompt", 5))
+    assert [problem.split(" ")[1] for problem in problems_of(as_json(wrong))] == [
+        "spec.systemPrompt:",
+        "spec.models[0].provider:",
+    ]
+
+
 def test_a_missing_api_version_is_named() -> None:
     assert problems_of(as_json(put(BASE, ("apiVersion", None)))) == [
         "f.yaml:1: apiVersion: required but missing; write apiVersion: abide.dev/v1alpha1"

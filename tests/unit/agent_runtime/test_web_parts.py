@@ -1,6 +1,8 @@
 """Pure parts of the HTTP edge: problems, cursors, rendering."""
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -81,3 +83,13 @@ def test_session_cursors_come_back() -> None:
 def test_foreign_cursors_are_told_apart(cursor: str) -> None:
     assert render.decode_seq_cursor(cursor) is None
     assert render.decode_session_cursor(cursor) is None
+
+
+def test_every_kind_of_problem_is_documented() -> None:
+    root = Path(__file__).resolve().parents[3]
+    page = (root / "docs" / "rest.md").read_text()
+    files = (root / "agent_runtime" / "web" / name for name in ("problems.py", "protocol.py", "edge.py"))
+    source = "".join(file.read_text() for file in files)
+    kinds = set(re.findall(r"\d{3}(?:,|: \(|:) \"([a-z]+(?:-[a-z]+)+)\"", source))
+    assert {"queue-full", "store-unavailable", "headers-too-large", "request-timeout"} <= kinds
+    assert [kind for kind in sorted(kinds) if f"`{kind}`" not in page] == []
