@@ -37,7 +37,8 @@ def build_store(settings: RuntimeSettings) -> Store:
     failpoints = Failpoints.from_environ(
         {"ABIDE_FAILPOINTS": settings.failpoints, "ABIDE_FAILPOINTS_TRACE": settings.failpoints_trace}
     )
-    return PostgresStore(settings.postgres_url, StoreSettings(application_name="abide-runtime"), failpoints=failpoints)
+    pool = StoreSettings(application_name="abide-runtime", max_connections=settings.postgres_connections)
+    return PostgresStore(settings.postgres_url, pool, failpoints=failpoints)
 
 
 def create_app(settings: RuntimeSettings, *, store: Store | None = None) -> FastAPI:

@@ -61,18 +61,22 @@ class SessionCache:
         *,
         turn_seq: int,
         accepted_messages: int,
-        messages: Sequence[ChatMessage],
+        history: tuple[ChatMessage, ...],
+        added: Sequence[ChatMessage],
         now: float,
     ) -> CachedSession:
-        """Remember a session after a turn, and return it. `messages` is its whole known history, oldest first."""
-        kept = tuple(messages[-self._history_limit :])
-        chars = sum(len(message.content) for message in kept)
+        """Remember a session after a turn that added messages to its history, and return it."""
         session = self._sessions.get(session_id)
         if session is None:
             session = self._sessions[session_id] = CachedSession(session_id, 0, 0, (), 0, now)
+        # The history is as long as the limit allows, so it is counted again only when it came from the store.
+        chars = session.chars if session.messages is history else count_chars(history)
+        messages = (*history, *added)
+        surplus = max(0, len(messages) - self._history_limit)
+        chars += count_chars(added) - count_chars(messages[:surplus])
         self._chars += chars - session.chars
         session.turn_seq, session.accepted_messages = turn_seq, accepted_messages
-        session.messages, session.chars, session.used_at = kept, chars, now
+        session.messages, session.chars, session.used_at = messages[surplus:], chars, now
         session.unsaved_turns += 1
         self._sessions.move_to_end(session_id)
         return session
@@ -106,3 +110,8 @@ class SessionCache:
     def due(self) -> list[CachedSession]:
         """Return the sessions whose automatic save failed and is owed."""
         return [session for session in self._sessions.values() if session.save_due]
+
+
+def count_chars(messages: Sequence[ChatMessage]) -> int:
+    """Return the length of all contents."""
+    return sum(len(message.content) for message in messages)

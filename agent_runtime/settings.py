@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | ABIDE_MANIFEST | /etc/abide/agent.json | file with the Agent manifest(s), JSON or YAML, complete |
 | ABIDE_POSTGRES_URL | (required) | where state is kept |
+| ABIDE_POSTGRES_CONNECTIONS | 5 | most connections to Postgres; each costs the server memory |
 | ABIDE_AGENT_ID | derived from the name | UUID of the agent's rows; only with one agent in the manifest |
 | ABIDE_INSTANCE | random | identity over restarts: a restart with the same one takes over at once |
 | ABIDE_POD_NAME | host name | name under which heartbeats are written |
@@ -68,6 +69,7 @@ class RuntimeSettings:
     """
 
     postgres_url: str
+    postgres_connections: int = 5
     manifest: Path = Path("/etc/abide/agent.json")
     agent_id: UUID | None = None
     instance: str = field(default_factory=lambda: str(uuid4()))
@@ -123,6 +125,7 @@ class _Reader:
         )
         settings = RuntimeSettings(
             postgres_url=self._postgres_url(),
+            postgres_connections=self._number("ABIDE_POSTGRES_CONNECTIONS", 5, 1, 100),
             manifest=Path(self._text("ABIDE_MANIFEST", "/etc/abide/agent.json")),
             agent_id=self._uuid("ABIDE_AGENT_ID"),
             instance=self._text("ABIDE_INSTANCE", "") or str(uuid4()),

@@ -25,7 +25,7 @@ say "all tests, then the cluster is taken down"
 status=0
 .venv/bin/pytest tests --durations=25 >build/pytest.log 2>&1 &
 pytest=$!
-tail --pid=$pytest -n +1 -f build/pytest.log | grep -vE '^=+ .* in [0-9.]+s.*=+$' || true
+tail --pid=$pytest -n +1 -f build/pytest.log | grep --line-buffered -vE '^=+ .* in [0-9.]+s.*=+$' || true
 wait $pytest || status=$?
 .venv/bin/python tools/up.py down >build/down.log 2>&1 || { status=$?; cat build/down.log; }
 tail -n 1 build/pytest.log # pytest's own summary is the last word

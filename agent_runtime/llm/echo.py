@@ -26,4 +26,4 @@ class EchoModel:
         yield TextDelta(text)
         yield TextDelta(count)
         words = count_words(*(message.content for message in request.messages))
-        yield ModelEnd(input_tokens=words, output_tokens=count_words(text, count))
+        yield ModelEnd(input_tokens=words, output_tokens=count_words(text + count))

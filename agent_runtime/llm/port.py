@@ -122,5 +122,5 @@ class Model(Protocol):
 
 
 def count_words(*texts: str) -> int:
-    """Return what the built-in models report as tokens: the number of words."""
-    return sum(len(text.split()) for text in texts)
+    """Return what the built-in models report as tokens: about the number of words, counted by their blanks."""
+    return sum(text.count(" ") + 1 for text in texts if text)

@@ -36,7 +36,7 @@ from agent_runtime.supervisor import Pulse, Supervisor
 from agent_runtime.telemetry.agent import AgentName, AgentTelemetry
 from agent_runtime.telemetry.logs import get_logger
 from agent_runtime.tools.port import Tools
-from agent_store.errors import LeaseLost, StoreUnavailable
+from agent_store.errors import IdempotencyMismatch, LeaseLost, QueueFull, StoreUnavailable
 from agent_store.ports import (
     Accepted,
     Disposition,
@@ -51,6 +51,7 @@ _LOG = get_logger("engine")
 
 ACCEPT_RETRIES: Final = (0.05, 0.25)
 """Pauses before an accept whose outcome is unknown is repeated: a pool finds out late that Postgres was restarted."""
+_REFUSALS: Final = (Draining, NotReady, Overloaded, QueueFull, IdempotencyMismatch, StoreUnavailable)
 CANCEL_WAIT: Final = 5.0
 
 
@@ -212,6 +213,13 @@ class AgentEngine:
         IdempotencyMismatch of the store; StoreUnavailable when it is unknown whether the message was stored, in which
         case it is answered if it was. If cancelled: the same.
         """
+        try:
+            return await self._accept(user, session, content, idempotency_key)
+        except _REFUSALS as error:
+            self.telemetry.message_refused(type(error).__name__)
+            raise
+
+    async def _accept(self, user: str, session: str, content: str, idempotency_key: str | None) -> TurnRecord:
         owner = self._owner_for_intake()
         turn = NewTurn(
             id=new_turn_id(self._clock.now()),

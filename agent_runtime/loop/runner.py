@@ -296,12 +296,12 @@ class TurnRunner:
         return tuple(map(_from_store, stored))
 
     def _remember(self, claim: Claim, history: tuple[ChatMessage, ...], outcome: Outcome) -> None:
-        messages = (*history, ChatMessage("user", claim.content), *map(chat_message, outcome.messages))
         session = self._cache.put(
             claim.session_id,
             turn_seq=claim.turn_seq,
             accepted_messages=claim.accepted_messages,
-            messages=messages,
+            history=history,
+            added=(ChatMessage("user", claim.content), *map(chat_message, outcome.messages)),
             now=self._clock.monotonic(),
         )
         if claim.accepted_messages % self._spec.state.auto_save_every_messages == 0:

@@ -38,7 +38,7 @@ class TurnStream:
         """Tokens in and out, of a turn that ended in this process."""
         self.watchers = 0
         self.closed = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[bool]] = []
 
     def begin(self, attempt: int) -> None:
         """Start attempt number `attempt`, forgetting what was said."""
@@ -68,25 +68,27 @@ class TurnStream:
 
     async def wait_change(self, timeout: float) -> bool:
         """Wait until something is said or `timeout` seconds passed; True if something was."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(future)
+        loop = asyncio.get_running_loop()
+        said: asyncio.Future[bool] = loop.create_future()
+        self._waiters.append(said)
+        # A timer of our own: every request waits here, and a timeout context costs three times as much.
+        timer = loop.call_later(timeout, _settle, said, False)
         try:
-            async with asyncio.timeout(timeout):
-                await future
-        except TimeoutError:
-            return False
+            return await said
         finally:
-            if not future.done():
-                future.cancel()
-            if future in self._waiters:
-                self._waiters.remove(future)
-        return True
+            timer.cancel()
+            if said in self._waiters:
+                self._waiters.remove(said)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _settle(waiter, True)
+
+
+def _settle(waiter: "asyncio.Future[bool]", said: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(said)
 
 
 class StreamHub:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+from prometheus_client import Counter, Histogram
+
 from agent_api.wire import TurnStatus
 from agent_runtime.clock import Clock
 from agent_runtime.loop.driver import ModelCall
@@ -37,11 +39,15 @@ class AgentTelemetry:
         self._messages = metrics.messages.labels(*self._labels)
         self._seconds = metrics.turn_seconds.labels(*self._labels)
         self._running = metrics.running.labels(*self._labels)
+        self._sessions = metrics.sessions.labels(*self._labels)
         self._failed_at: dict[tuple[str, str], float] = {}
         self.answering = ""
-        for status in TurnStatus:
-            if status.is_final:
-                metrics.turns.labels(*self._labels, status.value)
+        # Finding a series by its labels costs as much as counting in it.
+        self._turns = {
+            status: metrics.turns.labels(*self._labels, status.value) for status in TurnStatus if status.is_final
+        }
+        self._calls: dict[tuple[str, str], Counter] = {}
+        self._call_seconds: dict[str, Histogram] = {}
         metrics.takeovers.labels(*self._labels)
         metrics.lease_losses.labels(*self._labels)
 
@@ -60,7 +66,7 @@ class AgentTelemetry:
 
     def sessions(self, in_memory: int) -> None:
         """Show how many sessions are in memory."""
-        self._metrics.sessions.labels(*self._labels).set(in_memory)
+        self._sessions.set(in_memory)
 
     def ready(self, ready: bool) -> None:
         """Show whether turns can be accepted."""
@@ -73,7 +79,7 @@ class AgentTelemetry:
 
     def turn_finished(self, turn: TurnRecord, seconds: float) -> None:
         """Note a committed outcome: one log line, metrics, and an error row unless it went well."""
-        self._metrics.turns.labels(*self._labels, turn.status.value).inc()
+        self._turns[turn.status].inc()
         self._seconds.observe(seconds)
         self._recorder.sample(self._agent.id, "turn_completed", label=turn.status.value)
         self._recorder.sample(self._agent.id, "turn_duration_ms", seconds * 1000)
@@ -97,8 +103,7 @@ class AgentTelemetry:
     def model_called(self, call: ModelCall) -> None:
         """Count a model call; a failing one leaves a row now and then, so that a working fallback hides nothing."""
         outcome = call.failure.value if call.failure else "ok"
-        self._metrics.model_calls.labels(*self._labels, call.model, outcome).inc()
-        self._metrics.model_seconds.labels(*self._labels, call.model).observe(call.seconds)
+        self._count_call(call.model, outcome, call.seconds)
         if call.failure is None:
             return
         self._recorder.sample(self._agent.id, "model_call_failed", label=call.failure.value)
@@ -109,6 +114,14 @@ class AgentTelemetry:
             self._recorder.error(
                 self._agent.id, call.failure.value, f"{call.model} {call.message}", context={"model": call.model}
             )
+
+    def _count_call(self, model: str, outcome: str, seconds: float) -> None:
+        counter = self._calls.get((model, outcome))
+        if counter is None:
+            counter = self._calls[model, outcome] = self._metrics.model_calls.labels(*self._labels, model, outcome)
+            self._call_seconds[model] = self._metrics.model_seconds.labels(*self._labels, model)
+        counter.inc()
+        self._call_seconds[model].observe(seconds)
 
     def state_saved(self, seconds: float, *, trigger: str) -> None:
         """Note a snapshot that was saved by itself: `trigger` is messages, eviction or shutdown."""

@@ -9,11 +9,14 @@ from typing import Any, Final
 
 from fastapi import Response
 
+from agent_api.conditions import Reason
 from agent_runtime.errors import Draining, InvalidState, NotFound, NotReady, Overloaded, RunsElsewhere
 from agent_store.errors import IdempotencyMismatch, LeaseLost, QueueFull, SessionGone, StoreUnavailable
 
 BASE: Final = "https://abide.dev/problems/"
 MEDIA_TYPE: Final = "application/problem+json"
+STORE_DOWN: Final = "Send it again, with the same Idempotency-Key if it has one; the log and /readyz tell the cause."
+"""Callers are told neither where Postgres is nor what it said."""
 
 FieldError = Mapping[str, str]
 
@@ -122,10 +125,11 @@ def from_error(error: Exception) -> ProblemDetails | None:
             return _waiting(503, "overloaded", "Too much is going on.", error.message, error.retry_after)
         case NotReady():
             reason = error.reason.value
-            return _waiting(503, "not-ready", "No message can be kept now.", error.message, error.retry_after, reason)
+            detail = error.message if error.reason is Reason.STARTING else STORE_DOWN
+            return _waiting(503, "not-ready", "No message can be kept now.", detail, error.retry_after, reason)
         case StoreUnavailable():
             title = "Postgres cannot be used now."
-            return _waiting(503, "store-unavailable", title, error.message, 2.0, error.reason.value)
+            return _waiting(503, "store-unavailable", title, STORE_DOWN, 2.0, error.reason.value)
         case LeaseLost():
             return _waiting(503, "not-ready", "No message can be kept now.", "The lease is being renewed.", 1.0)
     return None

@@ -48,12 +48,21 @@ TRANSIENT: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 LOST: Final = (
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.InterfaceError,
+    # An idle connection that was told of a shutdown but not closed yet: "another operation is in progress".
+    asyncpg.InternalClientError,
     ConnectionError,
     asyncpg.OperatorInterventionError,
 )
 """The connection broke, so that a new one may work."""
 
-TRANSLATED: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, asyncio.IncompleteReadError)
+TRANSLATED: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+)
 
 
 def describe_address(url: str) -> str:
@@ -79,7 +88,7 @@ def find_reason(error: BaseException) -> Reason:
         return Reason.TLS_FAILED
     if isinstance(error, TimeoutError):
         return Reason.TIMEOUT
-    if isinstance(error, OSError | asyncpg.InterfaceError | asyncio.IncompleteReadError):
+    if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError | asyncio.IncompleteReadError):
         return Reason.CONNECTION_REFUSED
     return Reason.UNKNOWN
 

@@ -99,7 +99,10 @@ async def build_context(settings: OperatorSettings, store: Store) -> OperatorCon
     )
     fetch = HttpFetch(settings.agent_port)
     prober = HealthProber(fetch, queue.add)
-    facts = FactsBoard(store, cache.agents, queue.add, interval=settings.health_interval)
+    facts = FactsBoard(
+        store, cache.agents, queue.add,
+        interval=settings.health_interval, counters_interval=settings.counters_interval,
+    )  # fmt: skip
     recorder = EventRecorder(cluster, socket.gethostname(), on_drop=metrics.events_dropped.inc)
     reconciler = Reconciler(
         cluster, cache, references, prober, facts, recorder,

@@ -23,6 +23,7 @@ class Upkeep:
         self._store = store
         self._interval = interval
         self._retry = retry
+        self._failing = False
 
     async def run(self) -> None:
         """Maintain at every interval, until cancelled. The first time is at once."""
@@ -35,7 +36,10 @@ class Upkeep:
             async with asyncio.timeout(DEADLINE):
                 await self._store.maintain()
         except (StoreError, TimeoutError, OSError) as exc:
-            log.debug("the database could not be maintained", error=scrub(str(exc)))
+            if not self._failing:
+                log.warning("the database could not be maintained; it is tried again", error=scrub(str(exc)))
+            self._failing = True
             return False
+        self._failing = False
         log.info("the database was maintained")
         return True

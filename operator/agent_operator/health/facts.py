@@ -36,12 +36,15 @@ class FactsBoard:
         wake: Callable[[AgentKey], None],
         *,
         interval: float,
+        counters_interval: float,
     ) -> None:
         self._store = store
         self._agents = agents
         self._wake = wake
         self._interval = interval
+        self._counters_interval = counters_interval
         self._facts: dict[UUID, Facts] = {}
+        self._told: dict[UUID, tuple[Facts, float]] = {}
         self._counts: dict[UUID, int] = {}
         self._readings = 0
         self._failing = False
@@ -83,11 +86,22 @@ class FactsBoard:
         self._take(combine(heartbeats, errors, self._counts))
 
     def _take(self, facts: dict[UUID, Facts]) -> None:
-        before, self._facts = self._facts, facts
-        for key, uid in self._agents().items():
-            agent_id = UUID(uid)
-            if before.get(agent_id) != facts.get(agent_id):
+        """Wake the agents of which status has something new to say: of counters, once in `counters_interval`."""
+        self._facts = facts
+        now = asyncio.get_running_loop().time()
+        agents = {UUID(uid): key for key, uid in self._agents().items()}
+        told = {agent_id: one for agent_id, one in self._told.items() if agent_id in agents}
+        for agent_id, key in agents.items():
+            fresh = facts.get(agent_id, _NOTHING)
+            before, at = told.get(agent_id, (_NOTHING, float("-inf")))
+            if fresh != before and (now - at >= self._counters_interval or _error_type(fresh) != _error_type(before)):
+                told[agent_id] = (fresh, now)
                 self._wake(key)
+        self._told = told
+
+
+def _error_type(facts: Facts) -> str:
+    return facts.last_error.type if facts.last_error is not None else ""
 
 
 def combine(

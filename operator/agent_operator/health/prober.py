@@ -1,12 +1,13 @@
 """Asking runtimes how they are: GET /readyz of pods that run but are not ready, and once of each that became ready.
 
 Status must not depend on Postgres, and the kubelet tells only that a probe failed, not why; so the operator reads the
-answer itself. A reconcile waits only shortly for it: an answer that comes later wakes the agent again.
+answer itself. A reconcile waits only shortly for it: an answer that comes later, and every other one, wakes the agent.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -22,8 +23,11 @@ from agent_operator.status.pods import PodView
 ANSWER_TIMEOUT: Final = 1.0
 PATIENCE: Final = 0.3
 """So long a reconcile waits: `Ready` must follow the pod within a second, also when its process is frozen."""
-UNREADY_PAUSE: Final = 1.5
+UNREADY_PAUSES: Final = (2.0, 4.0)
+"""Between two questions to a pod that is not ready: in its first minute, and later."""
+FIRST_MINUTE: Final = 60.0
 READY_PAUSE: Final = 30.0
+"""Between two tries to reach a pod that is ready."""
 CONCURRENT: Final = 32
 _BODY_LIMIT: Final = 64 * 1024
 
@@ -61,86 +65,101 @@ class HttpFetch:
             await self._session.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    result: ProbeResult
-    while_ready: bool
-    at: float
+@dataclass(slots=True)
+class _Conversation:
+    """One pod that is asked, in one state: it ends when the pod becomes ready, unready, or is gone."""
+
+    pod: PodView
+    task: asyncio.Task[None] | None = None
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    answer: ProbeResult | None = None
 
 
 class HealthProber:
-    """Keeps the newest answer of each pod that was asked."""
+    """Keeps asking the pods that reconciles showed it, and keeps the newest answer of each."""
 
     def __init__(self, fetch: Fetch, wake: Callable[[AgentKey], None]) -> None:
         self._fetch = fetch
         self._wake = wake
-        self._answers: dict[AgentKey, dict[str, _Answer]] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._conversations: dict[AgentKey, dict[str, _Conversation]] = {}
         self._slots = asyncio.Semaphore(CONCURRENT)
 
     async def ask(self, key: AgentKey, pods: Sequence[PodView], *, now: datetime) -> Mapping[str, ProbeResult]:
-        """Return, by pod uid, the newest answer given in the pod's present state, after asking again where it is due.
+        """Return, by pod uid, the newest answer given in the pod's present state, waiting shortly for the first one.
 
-        If cancelled, the questions go on and wake the agent when answered.
+        From then on the agent is woken whenever a pod that is not ready says something new.
+        If cancelled, the questions go on.
         """
-        self._answers.setdefault(key, {})
-        self._drop_gone(key, pods)
-        asked = [self._start(key, pod) for pod in pods if self._is_due(key, pod, now)]
-        if asked:
-            await asyncio.wait(asked, timeout=PATIENCE)
-        answers = self._answers.get(key, {})  # the agent may have been forgotten meanwhile
-        return {
-            pod.uid: answers[pod.uid].result
-            for pod in pods
-            if pod.uid in answers and answers[pod.uid].while_ready == pod.ready
-        }
+        wanted = {pod.uid: pod for pod in pods if needs_probe(pod, now) or (pod.serving and pod.ip)}
+        known = self._conversations.get(key, {})
+        current = {uid: one for uid, one in known.items() if uid in wanted and _same_state(one.pod, wanted[uid])}
+        for uid in known.keys() - current.keys():
+            _end(known[uid])
+        for uid in wanted.keys() - current.keys():
+            current[uid] = self._begin(key, wanted[uid])
+        if current:
+            self._conversations[key] = current
+        else:
+            self._conversations.pop(key, None)
+        await self._wait_for_first_answers(current.values())
+        return {uid: one.answer for uid, one in current.items() if one.answer is not None}
 
     def forget(self, key: AgentKey) -> None:
-        """Drop everything known about an agent's pods."""
-        self._answers.pop(key, None)
+        """Ask nothing more about an agent."""
+        for conversation in self._conversations.pop(key, {}).values():
+            _end(conversation)
 
     async def aclose(self) -> None:
         """Stop asking."""
-        tasks = list(self._asking.values())
-        for task in tasks:
-            task.cancel()
+        tasks = [one.task for group in self._conversations.values() for one in group.values() if one.task is not None]
+        for key in list(self._conversations):
+            self.forget(key)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _drop_gone(self, key: AgentKey, pods: Sequence[PodView]) -> None:
-        answers = self._answers.get(key)
-        if answers:
-            alive = {pod.uid for pod in pods}
-            self._answers[key] = {uid: answer for uid, answer in answers.items() if uid in alive}
+    async def _wait_for_first_answers(self, conversations: Iterable[_Conversation]) -> None:
+        waiting = [one.answered.wait() for one in conversations if not one.answered.is_set()]
+        if waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await asyncio.gather(*waiting)
 
-    def _is_due(self, key: AgentKey, pod: PodView, now: datetime) -> bool:
-        if not (needs_probe(pod, now) or (pod.serving and pod.ip)):
-            return False
-        answer = self._answers.get(key, {}).get(pod.uid)
-        if answer is None or answer.while_ready != pod.ready:
-            return True
-        age = asyncio.get_running_loop().time() - answer.at
-        if pod.ready:
-            return isinstance(answer.result, ProbeFailure) and age > READY_PAUSE
-        return age > UNREADY_PAUSE
+    def _begin(self, key: AgentKey, pod: PodView) -> _Conversation:
+        conversation = _Conversation(pod)
+        conversation.task = asyncio.create_task(self._converse(key, conversation), name=f"ask {key} {pod.name}")
+        return conversation
 
-    def _start(self, key: AgentKey, pod: PodView) -> asyncio.Task[None]:
-        task = self._asking.get(pod.uid)
-        if task is None:
-            task = asyncio.create_task(self._ask_one(key, pod), name=f"ask {key} {pod.name}")
-            self._asking[pod.uid] = task
-            task.add_done_callback(lambda _: self._asking.pop(pod.uid, None))
-        return task
+    async def _converse(self, key: AgentKey, conversation: _Conversation) -> None:
+        loop, pod = asyncio.get_running_loop(), conversation.pod
+        begun = loop.time()
+        while True:
+            asked = loop.time()
+            async with self._slots:
+                answer = await self._fetch(pod.ip)
+            before, conversation.answer = conversation.answer, answer
+            first = not conversation.answered.is_set()
+            conversation.answered.set()
+            # A first answer in time is taken by the reconcile that waits for it.
+            if loop.time() - asked > PATIENCE if first else _gist(before) != _gist(answer):
+                self._wake(key)
+            if pod.ready and isinstance(answer, HealthOut):
+                return
+            early, late = UNREADY_PAUSES
+            pause = READY_PAUSE if pod.ready else early if loop.time() - begun < FIRST_MINUTE else late
+            await asyncio.sleep(pause)
 
-    async def _ask_one(self, key: AgentKey, pod: PodView) -> None:
-        started = asyncio.get_running_loop().time()
-        async with self._slots:
-            result = await self._fetch(pod.ip)
-        loop_time = asyncio.get_running_loop().time()
-        known = self._answers.get(key)
-        if known is None:
-            return
-        before = known.get(pod.uid)
-        known[pod.uid] = _Answer(result, pod.ready, loop_time)
-        late = loop_time - started > PATIENCE
-        if late and (before is None or before.result != result or before.while_ready != pod.ready):
-            self._wake(key)
+
+def _same_state(before: PodView, now: PodView) -> bool:
+    """Whether what the pod said then still counts: same readiness, same run of its container, same address."""
+    return (before.ready, before.started, before.ip) == (now.ready, now.started, now.ip)
+
+
+def _gist(answer: ProbeResult | None) -> object:
+    """Return the part of an answer whose change is news; its texts may count seconds."""
+    if isinstance(answer, HealthOut):
+        return answer.version, tuple((check.name, check.ok, check.reason) for check in answer.checks)
+    return answer
+
+
+def _end(conversation: _Conversation) -> None:
+    if conversation.task is not None:
+        conversation.task.cancel()

@@ -6,6 +6,7 @@ its word alone.
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ from agent_operator.resources.inputs import digest
 from agent_operator.status.pods import PodView, parse_pod
 
 _UNCOMPARED: Final = frozenset(("managedFields", "generation", "resourceVersion", "selfLink", "generateName"))
+DELETIONS_REMEMBERED: Final = 4096
 _KUBECTL_COPY: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -98,8 +100,9 @@ def _slim(kind: Kind, body: Object) -> Object:
 class ClusterCache:
     """Agents, their children and their pods, each found by its Agent.
 
-    Versions of one object only rise (resourceVersion is a growing number, and comparing it is part of the API since
-    Kubernetes 1.35), so that an event that overtook another, or our own write, is not undone by the late one.
+    Versions only rise (resourceVersion is one growing number for all objects of a kind, and comparing it is part of the
+    API since Kubernetes 1.35), so that an event that overtook another, or the answer to our own write, is not undone by
+    the late one. For the same reason deletions are remembered for a while.
     """
 
     def __init__(self) -> None:
@@ -107,9 +110,14 @@ class ClusterCache:
         self._children: dict[AgentKey, dict[tuple[str, str], CachedObject]] = {}
         self._pods: dict[AgentKey, dict[str, PodView]] = {}
         self._owners: dict[tuple[str, str, str], AgentKey] = {}
+        self._deleted: OrderedDict[tuple[str, str, str], int] = OrderedDict()
 
     def put(self, kind: Kind, body: Object) -> AgentKey | None:
         """Remember a live object; return the Agent to look at, or None if nothing of interest changed."""
+        metadata = body["metadata"]
+        name = (kind.key, metadata["namespace"], metadata["name"])
+        if self._deleted.get(name, 0) >= int(metadata["resourceVersion"]):
+            return None
         if kind is AGENT:
             return self._put_agent(body)
         key = self._owner(kind, body["metadata"])
@@ -120,6 +128,10 @@ class ClusterCache:
     def remove(self, kind: Kind, body: Object) -> AgentKey | None:
         """Forget an object that is gone; return the Agent to look at, or None if it was not known (any more)."""
         metadata = body["metadata"]
+        if version := metadata.get("resourceVersion"):
+            self._deleted[(kind.key, metadata["namespace"], metadata["name"])] = int(version)
+            if len(self._deleted) > DELETIONS_REMEMBERED:
+                self._deleted.popitem(last=False)
         return self._remove(kind, metadata["namespace"], metadata["name"], metadata["uid"])
 
     def _remove(self, kind: Kind, namespace: str, name: str, uid: str) -> AgentKey | None:
@@ -219,7 +231,7 @@ class ClusterCache:
         fresh = to_cached(AGENT, body)
         key = AgentKey(fresh.namespace, fresh.name)
         known = self._agents.get(key)
-        if known is not None and known.uid == fresh.uid and known.version >= fresh.version:
+        if known is not None and known.version >= fresh.version:
             return None
         self._agents[key] = fresh
         return None if known is not None and known.content == fresh.content else key
@@ -228,7 +240,7 @@ class ClusterCache:
         fresh = to_cached(kind, body)
         children = self._children.setdefault(key, {})
         known = children.get((kind.key, fresh.name))
-        if known is not None and known.uid == fresh.uid and known.version >= fresh.version:
+        if known is not None and known.version >= fresh.version:
             return None
         children[(kind.key, fresh.name)] = fresh
         self._owners[(kind.key, fresh.namespace, fresh.name)] = key
@@ -238,7 +250,7 @@ class ClusterCache:
         fresh = parse_pod(body)
         pods = self._pods.setdefault(key, {})
         known = pods.get(fresh.name)
-        if known is not None and known.uid == fresh.uid and known.version >= fresh.version:
+        if known is not None and known.version >= fresh.version:
             return None
         pods[fresh.name] = fresh
         self._owners[(POD.key, key.namespace, fresh.name)] = key

@@ -74,6 +74,7 @@ class References:
         self._present_interval = present_interval
         self._random = random_source or random.Random()
         self._watched: dict[Reference, _Watched] = {}
+        self._by_agent: dict[AgentKey, frozenset[Reference]] = {}
         self._slots = asyncio.Semaphore(CONCURRENT_READS)
 
     async def resolve(self, key: AgentKey, wanted: Mapping[Reference, frozenset[str]]) -> dict[Reference, Referent]:
@@ -95,12 +96,15 @@ class References:
         self._depend(key, {})
 
     def _depend(self, key: AgentKey, wanted: Mapping[Reference, frozenset[str]]) -> None:
+        for reference in self._by_agent.pop(key, frozenset()) - wanted.keys():
+            watched = self._watched[reference]
+            del watched.wanted[key]
+            if not watched.wanted:
+                del self._watched[reference]
         for reference, keys in wanted.items():
             self._watched.setdefault(reference, _Watched({})).wanted[key] = keys
-        for reference in [one for one, watched in self._watched.items() if key in watched.wanted and one not in wanted]:
-            del self._watched[reference].wanted[key]
-            if not self._watched[reference].wanted:
-                del self._watched[reference]
+        if wanted:
+            self._by_agent[key] = frozenset(wanted)
 
     async def run(self) -> None:
         """Look at everything again when it is due, until cancelled."""

@@ -27,17 +27,21 @@ def build_manifest(inputs: AgentInputs) -> dict[str, Any]:
     }
 
 
+def render_manifest(inputs: AgentInputs) -> str:
+    """Return the manifest as the file the runtime reads."""
+    return json.dumps(build_manifest(inputs), ensure_ascii=False, sort_keys=True, indent=2) + "\n"
+
+
 def build_config_map(inputs: AgentInputs, revision: str) -> dict[str, Any]:
     """Build the ConfigMap of a revision."""
     metadata = build_metadata(inputs, labels.revision_name(inputs.name, revision))
     metadata["labels"][labels.LABEL_REVISION] = revision
-    content = json.dumps(build_manifest(inputs), ensure_ascii=False, sort_keys=True, indent=2)
     return stamp(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": metadata,
             "immutable": True,
-            "data": {MANIFEST_FILE: content + "\n"},
+            "data": {MANIFEST_FILE: render_manifest(inputs)},
         }
     )

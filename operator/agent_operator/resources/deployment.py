@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from agent_api import labels
-from agent_operator.resources.configmap import build_manifest
+from agent_operator.resources.configmap import render_manifest
 from agent_operator.resources.inputs import (
     API_KEYS_DIR,
     CONTAINER,
@@ -38,7 +38,8 @@ def build_revision(inputs: AgentInputs) -> str:
     """
     shape = {
         "template": _build_template(inputs, revision=""),
-        "manifest": build_manifest(inputs),
+        # The text itself: a release that writes it otherwise must not try to change an immutable ConfigMap.
+        "manifest": render_manifest(inputs),
         # A running process does not see a changed environment: another Postgres needs other pods.
         "postgres": url_fingerprint(inputs.postgres_url),
     }

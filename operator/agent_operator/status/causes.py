@@ -9,10 +9,12 @@ from agent_api.conditions import Reason
 from agent_api.wire import CheckResult, HealthOut
 from agent_operator.status.observed import Observation, ProbeFailure, ProbeResult, Refusal, Verdict
 from agent_operator.status.pods import Ended, PodView
-from agent_operator.status.text import scrub
+from agent_operator.status.text import find_since, scrub
 
 OOM_REPEATED: Final = 2
 """So many restarts make an out-of-memory kill a loop; one alone heals by itself."""
+CRASH_REPEATED: Final = 2
+"""So many restarts make an end of the process a loop; after one the kubelet starts it again at once."""
 OOM_STABLE_SECONDS: Final = 60.0
 """A pod of such a loop counts as serving only after it ran this long."""
 START_GRACE_SECONDS: Final = 3.0
@@ -27,6 +29,7 @@ _IMAGE_REASONS: Final = frozenset(
 )  # fmt: skip
 _CONFIG_REASONS: Final = frozenset(("CreateContainerConfigError",))
 _CRASH_REASONS: Final = frozenset(("CrashLoopBackOff", "RunContainerError", "CreateContainerError", "StartError"))
+_SINCE_NOTE: Final = re.compile(r"\s*\(since [^)]*\)")
 _POD_SUFFIX: Final = re.compile(r"pods \"[^\"]+\"")
 
 
@@ -88,7 +91,7 @@ def diagnose_pod(pod: PodView, probe: ProbeResult | None, now: datetime) -> Caus
         return _config_missing(pod)
     if pod.ended is not None and pod.ended.reason == "OOMKilled" and (not pod.running or is_unstable(pod, now)):
         return _oom_killed(pod, pod.ended)
-    if pod.waiting in _CRASH_REASONS or (not pod.running and pod.ended is not None):
+    if pod.waiting in _CRASH_REASONS or (pod.ended is not None and not pod.running and pod.restarts >= CRASH_REPEATED):
         return _crash_loop(pod)
     if pod.running:
         return _diagnose_running(pod, probe, now)
@@ -190,7 +193,8 @@ def _crash_loop(pod: PodView) -> Cause:
 
 
 def _starting(pod: PodView) -> Cause:
-    return Cause(Reason.STARTING, "The pod is being started since {since}.", "", "", pod.created_at, starting=True)
+    since = pod.ended.at if pod.ended is not None and pod.ended.at is not None else pod.created_at
+    return Cause(Reason.STARTING, "The pod is being started since {since}.", "", "", since, starting=True)
 
 
 def _diagnose_running(pod: PodView, probe: ProbeResult | None, now: datetime) -> Cause:
@@ -230,7 +234,7 @@ def store_cause(pod: PodView, check: CheckResult) -> Cause:
         f"Postgres cannot be used since {{since}}: {_words(check)}.",
         "New messages are refused with 503; acknowledged ones are kept and go on afterwards.",
         "Bring Postgres back; the agent recovers by itself.",
-        pod.ready_at or pod.started,
+        _since(pod, check),
         store_reason=_known_reason(check.reason) or Reason.UNKNOWN,
     )
 
@@ -238,17 +242,25 @@ def store_cause(pod: PodView, check: CheckResult) -> Cause:
 def _failed_check(pod: PodView, check: CheckResult) -> Cause:
     if check.name == STORE_CHECK:
         return store_cause(pod, check)
+    if check.reason == Reason.STARTING:
+        return _starting(pod)
     return Cause(
         _known_reason(check.reason) or Reason.PROBE_FAILING,
         f"The runtime's check {scrub(check.name, limit=60)} fails since {{since}}: {_words(check)}.",
         "",
         f"Read its log: kubectl logs {pod.name}.",
-        pod.ready_at or pod.started,
+        _since(pod, check),
     )
 
 
+def _since(pod: PodView, check: CheckResult) -> datetime | None:
+    """Return since when a check fails: as the runtime says, else since the pod is not ready."""
+    return find_since(check.message) or pod.ready_at or pod.started
+
+
 def _words(check: CheckResult) -> str:
-    return scrub(check.message or check.reason or "no details").rstrip(".")
+    """Return what a check says, without the instant, which the condition names itself."""
+    return scrub(_SINCE_NOTE.sub("", check.message) or check.reason or "no details").rstrip(".")
 
 
 def _known_reason(text: str) -> Reason | None:
@@ -274,21 +286,19 @@ def find_cause(observation: Observation, pods: tuple[PodView, ...]) -> Cause | N
     return cause
 
 
-PROBE_AGAIN_SECONDS: Final = 2.0
 _MARGIN_SECONDS: Final = 0.1
 
 
 def recheck_after(observation: Observation) -> float | None:
-    """Return in how many seconds status may change without any event; None if it cannot."""
+    """Return in how many seconds time alone may change status; None if it cannot."""
     now = observation.now
     waits: list[float] = []
     for pod in observation.pods:
         if pod.deleting or pod.finished or observation.suspended:
             continue
-        if needs_probe(pod, now):
-            waits.append(PROBE_AGAIN_SECONDS)
-        elif pod.running and not pod.ready and pod.started is not None:
-            waits.append(_remaining(pod.started, now, START_GRACE_SECONDS))
+        if pod.started is not None and not pod.ready:
+            limits = (START_GRACE_SECONDS, START_SECONDS)
+            waits += [_remaining(pod.started, now, limit) for limit in limits if _within(pod.started, now, limit)]
         if is_unstable(pod, now) and pod.ended is not None and pod.ended.at is not None:
             waits.append(_remaining(pod.ended.at, now, OOM_STABLE_SECONDS))
     return min(waits, default=None)

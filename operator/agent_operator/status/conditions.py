@@ -55,8 +55,9 @@ class Situation:
 
     @property
     def rollout_failed(self) -> bool:
-        """Whether the new revision is broken while an older one serves."""
-        return bool(self.serving and not self.current_serving and self.rollout and not self.rollout.starting)
+        """Whether the new revision is broken while an older one serves; an unreachable Postgres is not its fault."""
+        broken = self.rollout is not None and not self.rollout.starting and self.rollout.store_reason is None
+        return bool(broken and self.serving and not self.current_serving)
 
 
 def assess(observation: Observation) -> Situation:
@@ -114,7 +115,7 @@ def _finish(finding: Finding, observation: Observation, known: Mapping[str, Cond
 
 
 def _from_cause(type_: ConditionType, status: Status, cause: Cause, *, effect: str, lead: str = "") -> Finding:
-    message = compose(cause.reason, lead, cause.what, cause.effect or effect, cause.remedy)
+    message = compose(cause.reason, lead, cause.what, effect, cause.remedy)
     return Finding(type_, status, cause.reason, message, cause.since)
 
 
@@ -139,7 +140,7 @@ def _ready(observation: Observation, situation: Situation) -> Finding:
     if situation.serving:
         return _ready_true(observation, situation)
     if situation.blocked is not None and not situation.blocked.starting:
-        return _from_cause(type_, "False", situation.blocked, effect=EFFECT_NONE_SERVE)
+        return _from_cause(type_, "False", situation.blocked, effect=situation.blocked.effect or EFFECT_NONE_SERVE)
     since = situation.blocked.since if situation.blocked is not None else None
     message = compose(Reason.STARTING, "A pod is being started since {since}.", "Messages are taken once it is ready.")
     return Finding(type_, "False", Reason.STARTING, message, since)
@@ -192,7 +193,7 @@ def _progressing(observation: Observation, situation: Situation, previous: Agent
         return Finding(
             type_, "False", Reason.ROLLOUT_FAILED, compose(Reason.ROLLOUT_FAILED, message), situation.rollout.since
         )
-    if situation.rollout is not None and not situation.rollout.starting and not situation.current_serving:
+    if situation.rollout is not None and not situation.rollout.starting and not situation.serving:
         if previous.revision.ready == observation.revision:
             return Finding(type_, "False", Reason.UP_TO_DATE, f"Revision {observation.revision} is rolled out.")
         return _from_cause(type_, "False", situation.rollout, effect="")

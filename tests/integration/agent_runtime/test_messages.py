@@ -109,6 +109,8 @@ async def test_events_tell_the_whole_turn_and_can_be_resumed(postgres_url: str) 
         assert events[-1]["data"]["reply"] == {"content": "one two three"}
         resumed = await talk.request("GET", f"/turns/{turn_id}/events", headers={"Last-Event-ID": events[2]["id"]})
         assert events_of(resumed.text) == events[3:]
+        again = await talk.request("GET", f"/turns/{turn_id}/events", headers={"Last-Event-ID": events[-1]["id"]})
+        assert events_of(again.text) == events[-1:]
         whole = await talk.request("GET", f"/turns/{turn_id}/events")
         assert [event["event"] for event in events_of(whole.text)] == [event["event"] for event in events]
 
@@ -271,6 +273,9 @@ async def test_messages_of_a_session_are_answered_in_order_and_a_full_queue_refu
         assert [turn["status"] for turn in waiting] == ["running", "queued", "queued"]
         refused = await talk.post("m3", wait=0)
         problem_of(refused, 429, "queue-full")
+        metrics = (await served.http.get(f"{served.base}/metrics")).text
+        counted = 'abide_messages_refused_total{agent="a",agent_namespace="tests",reason="QueueFull"} 1.0'
+        assert counted in metrics
         assert int(refused.headers["retry-after"]) >= 1
         other = await talk.post("elsewhere", "t", wait=0)
         assert other.json()["turn"]["status"] == "running", "sessions never wait for each other"

@@ -66,6 +66,7 @@ async def test_an_outage_is_said_and_ends_by_itself(proxy: Proxy, database: Data
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
         assert refused.json()["reason"] == "ConnectionRefused"
+        assert "127.0.0.1" not in refused.text
         assert (await talk.request("GET", "/sessions")).status_code == 503
         await proxy.up()
         assert await wait_ready(served, ready=True, timeout=RECOVERY_SECONDS) < RECOVERY_SECONDS

@@ -107,6 +107,16 @@ async def test_functions_take_the_agent_by_id_or_by_name(sql: asyncpg.Connection
         await sql.execute("SELECT abide.record_metric('default/nobody', 'jobs', 2)")
 
 
+async def test_functions_take_null_for_what_is_left_out(sql: asyncpg.Connection, store: PostgresStore) -> None:
+    scene = Scene(store)
+    await scene.start()
+    await sql.execute("SELECT abide.record_metric('default/assistant', 'jobs', 2, NULL)")
+    await sql.execute("SELECT abide.record_error('default/assistant', 'Odd', 'what', NULL, NULL)")
+    assert await sql.fetchval("SELECT metadata::text FROM abide.agent_metrics") == "{}"
+    error = (await store.last_errors())[scene.agent]
+    assert (error.stack_trace, error.context) == ("", {})
+
+
 async def partitions(sql: asyncpg.Connection, table: str) -> list[str]:
     rows = await sql.fetch(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = $1::text::regclass ORDER BY 1",

@@ -1,6 +1,5 @@
 """Conditions and fields of status: what is observed → what is said."""
 
-import itertools
 from datetime import datetime
 from typing import Any
 
@@ -81,12 +80,6 @@ CAUSES: list[tuple[str, dict[str, Any], Reason, str]] = [
         "with exit code 1; its last words: ValueError: no manifest.",
     ),
     (
-        "just ended",
-        {"ended": ended("Error", 2, when=at(-1))},
-        Reason.CRASH_LOOP,
-        "exit code 2",
-    ),
-    (
         "unschedulable",
         {"unschedulable": "0/1 nodes are available: 1 Insufficient memory.", "phase": "Pending"},
         Reason.UNSCHEDULABLE,
@@ -121,6 +114,20 @@ def test_an_unready_runtime_is_believed_when_it_names_postgres() -> None:
     assert "pg.shop:5432 refuses" in found["Ready"].message
     assert "since 2026-11-20T14:02:01Z" in found["Ready"].message
     assert "503" in found["Ready"].message
+
+
+def test_the_instant_the_runtime_names_is_the_one_status_names() -> None:
+    pod = make_pod(running_since=at(-60), ready_at=at(-10))
+    told = health(("store", "Timeout", "Postgres pg:5432 does not answer (since 2026-11-20T14:01:00Z)."))
+    message = conditions(observe(pod, probes={pod.uid: told}))["Ready"].message
+    assert message.startswith(
+        "Postgres cannot be used since 2026-11-20T14:01:00Z: Postgres pg:5432 does not answer. New messages"
+    )
+
+
+def test_a_runtime_that_still_takes_its_lease_is_starting() -> None:
+    pod = make_pod(running_since=at(-5))
+    assert said(observe(pod, probes={pod.uid: health(("lease", "Starting", "not held"))}))["Ready"] == "False/Starting"
 
 
 def test_a_runtime_that_was_ready_and_does_not_answer_fails_its_probe() -> None:
@@ -158,6 +165,27 @@ def test_a_loop_of_memory_kills_is_trusted_again_only_after_a_minute() -> None:
     assert said(observe(pod(at(-10))))["Ready"] == "False/OOMKilled"
     assert said(observe(pod(at(-61))))["Ready"] == "True/Serving"
     assert recheck_after(observe(pod(at(-10)))) == pytest.approx(50.1)
+
+
+def test_a_process_that_ended_once_is_just_started_again() -> None:
+    pod = make_pod(ended=ended("Error", 137, when=at(-1)))
+    found = conditions(observe(pod))["Ready"]
+    assert (found.status, found.reason) == ("False", "Starting")
+    assert "since 2026-11-20T14:02:10Z" in found.message
+    again = make_pod(ended=ended("Error", 137, when=at(-1)), restarts=2)
+    assert said(observe(again))["Ready"] == "False/CrashLoop"
+
+
+def test_a_new_revision_without_postgres_is_not_called_failed() -> None:
+    new = make_pod("agent-support-2", running_since=at(-10), ready_at=at(-20))
+    observation = observe(ready_pod(revision=OLD), new, probes={new.uid: health(("store", "Timeout", "x"))})
+    found = said(observation)
+    assert found["Ready"] == "True/StateStoreUnreachable"
+    assert found["Progressing"] == "True/RollingOut"
+    assert found["Degraded"] == "True/StateStoreUnreachable"
+    message = conditions(observation)["Ready"].message
+    assert f"revision {OLD} keeps serving" in message
+    assert "503" not in message
 
 
 def test_one_memory_kill_alone_does_not_hide_a_ready_pod() -> None:
@@ -395,9 +423,10 @@ def test_every_condition_type_is_reported() -> None:
     assert [condition.type for condition in build_status(observe(), AgentStatus()).conditions] == list(ConditionType)
 
 
-def test_recheck_is_due_only_while_something_may_change_unseen() -> None:
+def test_recheck_is_due_only_when_time_alone_may_change_something() -> None:
     assert recheck_after(observe(ready_pod())) is None
-    assert recheck_after(observe(make_pod(running_since=at(-60), ready_at=at(-5)))) == pytest.approx(2)
     assert recheck_after(observe(make_pod(running_since=at(-1)))) == pytest.approx(2.1)
-    for pod in itertools.chain([make_pod(phase="Pending")], [make_pod(deleting=True, running_since=at(-60))]):
+    assert recheck_after(observe(make_pod(running_since=at(-20)))) == pytest.approx(100.1)
+    assert recheck_after(observe(make_pod(running_since=at(-4000), ready_at=at(-5)))) is None
+    for pod in (make_pod(phase="Pending"), make_pod(deleting=True, running_since=at(-60))):
         assert recheck_after(observe(pod)) is None

@@ -2,6 +2,9 @@
 
 from uuid import UUID
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agent_runtime.llm.port import ChatMessage
 from agent_runtime.sessions import SessionCache
 
@@ -11,9 +14,10 @@ def cache(history_limit: int = 50, sessions: int = 100, chars: int = 1000, idle:
 
 
 def put(into: SessionCache, number: int, turn_seq: int = 1, text: str = "abcde", now: float = 0.0) -> None:
-    into.put(
-        UUID(int=number), turn_seq=turn_seq, accepted_messages=turn_seq, messages=[ChatMessage("user", text)], now=now
-    )
+    """Remember a session whose whole history is one message."""
+    added = [ChatMessage("user", text)]
+    session_id = UUID(int=number)
+    into.put(session_id, turn_seq=turn_seq, accepted_messages=turn_seq, history=(), added=added, now=now)
 
 
 def test_the_first_turn_has_no_history_and_needs_no_read() -> None:
@@ -33,8 +37,9 @@ def test_a_session_is_valid_for_exactly_the_next_turn() -> None:
 
 def test_no_more_than_the_history_limit_is_kept() -> None:
     made = cache(history_limit=2)
-    messages = [ChatMessage("user", str(n)) for n in range(5)]
-    session = made.put(UUID(int=1), turn_seq=1, accepted_messages=1, messages=messages, now=0)
+    history = tuple(ChatMessage("user", str(n)) for n in range(4))
+    added = [ChatMessage("user", "4")]
+    session = made.put(UUID(int=1), turn_seq=1, accepted_messages=1, history=history, added=added, now=0)
     assert [message.content for message in session.messages] == ["3", "4"]
     assert made.chars == 2
 
@@ -78,3 +83,18 @@ def test_turns_since_the_last_snapshot_are_counted() -> None:
     assert session.unsaved_turns == 2
     session.unsaved_turns = 0
     assert list(made.unsaved()) == []
+
+
+@given(st.lists(st.lists(st.text(max_size=9), max_size=4), max_size=12), st.integers(1, 6), st.booleans())
+def test_characters_are_those_of_the_messages_however_they_came(
+    turns: list[list[str]], limit: int, reread: bool
+) -> None:
+    made = cache(history_limit=limit)
+    for number, texts in enumerate(turns, start=1):
+        known = made.messages_before(UUID(int=1), number)
+        assert known is not None
+        history = (*known,) if reread else known
+        added = [ChatMessage("user", text) for text in texts]
+        session = made.put(UUID(int=1), turn_seq=number, accepted_messages=number, history=history, added=added, now=0)
+        assert session.chars == made.chars == sum(len(message.content) for message in session.messages)
+        assert len(session.messages) <= limit

@@ -1,5 +1,6 @@
 """Pure parts of the HTTP edge: problems, cursors, rendering."""
 
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,20 @@ def test_each_error_has_its_problem(error: Exception, status: int, kind: str, re
 
 def test_a_defect_is_no_known_problem() -> None:
     assert from_error(KeyError("inside")) is None
+
+
+def test_callers_are_not_told_where_postgres_is_nor_what_it_said() -> None:
+    said = "Postgres at db.internal:5432: no pg_hba.conf entry"
+    for error in (
+        StoreUnavailable(Reason.AUTH_FAILED, said),
+        NotReady(Reason.AUTH_FAILED, said),
+    ):
+        problem = from_error(error)
+        assert problem is not None
+        body = json.dumps(problem.body("/v1"))
+        assert "db.internal" not in body
+        assert "pg_hba" not in body
+        assert problem.reason == "AuthFailed"
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 406, 415])

@@ -52,6 +52,7 @@ def test_address_has_host_and_port_only(url: str, address: str) -> None:
         (asyncpg.AdminShutdownError("terminating connection"), Reason.CONNECTION_REFUSED),
         (asyncpg.ConnectionDoesNotExistError("connection was closed"), Reason.CONNECTION_REFUSED),
         (asyncpg.InterfaceError("connection is closed"), Reason.CONNECTION_REFUSED),
+        (asyncpg.InternalClientError("another operation is in progress"), Reason.CONNECTION_REFUSED),
         (asyncpg.InternalServerError("odd"), Reason.UNKNOWN),
     ],
 )
