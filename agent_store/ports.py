@@ -302,6 +302,10 @@ class SessionStore(Protocol):
         """Return the session, or None."""
         ...
 
+    async def open_session(self, key: SessionKey) -> SessionRecord:
+        """Return the session, made without any message if it did not exist. Idempotent."""
+        ...
+
     async def save_state(self, agent_id: UUID, session_id: UUID, document: dict[str, Any]) -> SessionState:
         """Write the snapshot of a session; `version` rises by one with each save.
 

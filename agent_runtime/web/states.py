@@ -43,8 +43,8 @@ async def get_state(
 async def put_state(
     request: Request, namespace: Namespace, name: Name, session: Session, user: User = DEFAULT_USER
 ) -> Response:
-    """Replace the state of an existing session; documents of older format versions are taken too."""
-    engine_of(request, namespace, name)
+    """Write the state of a session, which is made if need be; documents of older format versions are taken too."""
+    engine = engine_of(request, namespace, name)
     body = await request.body()
     try:
         data = json.loads(body)
@@ -53,8 +53,9 @@ async def put_state(
     if isinstance(data, dict):
         data = {name: value for name, value in data.items() if name not in READ_ONLY}
     document = state.decode(data)
-    agent_id, session_id = await _find(request, namespace, name, session, user)
-    return _answer(await context_of(request).store.save_state(agent_id, session_id, state.encode(document)))
+    store = context_of(request).store
+    opened = await store.open_session(SessionKey(engine.agent.id, user, session))
+    return _answer(await store.save_state(engine.agent.id, opened.id, state.encode(document)))
 
 
 @router.delete(f"{SESSION}/state", **documented("delete_state"))

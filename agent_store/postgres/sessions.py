@@ -6,6 +6,7 @@ from uuid import UUID
 
 from agent_store.codec import decode_json, encode_json
 from agent_store.errors import SessionGone
+from agent_store.ids import new_id
 from agent_store.ports import SessionKey, SessionRecord, SessionState, StoredMessage
 from agent_store.postgres.base import Part
 from agent_store.postgres.rows import read_message, read_session
@@ -38,6 +39,11 @@ class PostgresSessions(Part):
         """See agent_store.ports.SessionStore.find_session."""
         rows = await self._db.run("find_session", key.agent_id, key.user, key.name, point="find_session.1")
         return read_session(rows[0]) if rows else None
+
+    async def open_session(self, key: SessionKey) -> SessionRecord:
+        """See agent_store.ports.SessionStore.open_session."""
+        rows = await self._db.run("open_session", key.agent_id, key.user, key.name, new_id(), point="open_session.1")
+        return read_session(rows[0])
 
     async def save_state(self, agent_id: UUID, session_id: UUID, document: dict[str, Any]) -> SessionState:
         """See agent_store.ports.SessionStore.save_state."""

@@ -19,7 +19,6 @@ from agent_operator.handlers.login import register_login
 from agent_operator.handlers.settings import build_kopf_settings
 from agent_operator.handlers.watch import register_watches
 from agent_operator.health.facts import FactsBoard
-from agent_operator.health.housekeeping import keep_house
 from agent_operator.health.prober import HealthProber, HttpFetch
 from agent_operator.keys import AgentKey
 from agent_operator.kube.client import KubeCluster, load_configuration
@@ -191,7 +190,6 @@ class Operator:
             tasks.create_task(context.migrations.run(), name="migrations")
             tasks.create_task(context.upkeep.run(), name="upkeep")
             tasks.create_task(context.facts.run(), name="facts")
-            tasks.create_task(keep_house(context.store), name="housekeeping")
             tasks.create_task(context.references.run(), name="references")
             tasks.create_task(context.recorder.run(), name="events")
 

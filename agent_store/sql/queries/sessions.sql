@@ -17,6 +17,14 @@ SELECT id, name, user_id, created_at, last_active_at, next_turn_seq - 1 AS accep
 FROM abide.sessions
 WHERE agent_id = $1 AND user_id = $2 AND name = $3
 
+-- A session nobody has written to yet: the first accept finds it as it would have made it. The update that changes nothing
+-- makes the row of an existing session come back.
+-- name: open_session
+INSERT INTO abide.sessions AS s (agent_id, id, user_id, name, token, next_turn_seq, next_seq, queued, steps)
+VALUES ($1, $4, $2, $3, 0, 1, 1, 0, 0)
+ON CONFLICT (agent_id, user_id, name) DO UPDATE SET last_active_at = s.last_active_at
+RETURNING id, name, user_id, created_at, last_active_at, next_turn_seq - 1 AS accepted_messages
+
 -- name: delete_session
 DELETE FROM abide.sessions WHERE agent_id = $1 AND user_id = $2 AND name = $3 RETURNING id
 

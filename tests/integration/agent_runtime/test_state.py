@@ -119,6 +119,21 @@ async def test_another_users_state_is_out_of_reach(postgres_url: str) -> None:
     async with serving(postgres_url, manifest("a", state={"autoSaveEveryMessages": 1})) as served:
         await served.talk("a", "alice").say("x")
         bob = served.talk("a", "bob")
-        for method in ("GET", "PUT", "DELETE"):
-            body = {"json": {}} if method == "PUT" else {}
-            problem_of(await bob.request(method, "/sessions/s/state", **body), 404, "session-not-found")
+        for method in ("GET", "DELETE"):
+            problem_of(await bob.request(method, "/sessions/s/state"), 404, "session-not-found")
+        own = await bob.request("PUT", "/sessions/s/state", json={"summary": "bob's"})
+        assert own.status_code == 200, own.text
+        alices = await served.talk("a", "alice").request("GET", "/sessions/s/state")
+        assert alices.json()["summary"] is None
+
+
+async def test_a_state_is_loaded_into_a_session_that_does_not_exist_yet(postgres_url: str) -> None:
+    async with serving(postgres_url, manifest("a")) as served:
+        talk = served.talk("a")
+        document = {"variables": {"language": "de"}, "summary": "kurz"}
+        for _ in range(2):
+            assert (await talk.request("PUT", "/sessions/new/state", json=document)).status_code == 200
+        assert (await talk.request("GET", "/sessions/new/state")).json()["variables"] == {"language": "de"}
+        assert await talk.say("hello", "new") == "hello [1]"
+        history = await talk.request("GET", "/sessions/new/messages")
+        assert [(item["seq"], item["content"]) for item in history.json()["items"]] == [(1, "hello"), (2, "hello [1]")]
