@@ -40,7 +40,8 @@ MOST_ATTEMPTS: Final = 3
 MOST_DEFECTS: Final = MOST_ATTEMPTS + 2
 """So often the sweep brings a turn back that cannot be committed because of a defect; a restart begins anew."""
 MOST_REMEMBERED: Final = 1000
-SWEEP_SECONDS: Final = (2.0, 3.0)
+SWEEP_SECONDS: Final = (1.0, 1.9)
+"""With the lease of 8 s a turn is taken over within 10 s of the end of its process."""
 SWEEP_LIMIT: Final = 100
 FIRST_RETRY: Final = 0.05
 LONGEST_RETRY: Final = 1.0

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AT_ONCE = 5
 PLAY_SECONDS = 120.0
-# A hand-over happens at the next sweep (2-3 s) of another process at the latest, not after the lease of 8 s.
+# A hand-over happens at the next sweep (1-2 s) of another process at the latest, not after the lease of 8 s.
 HAND_OVER_SECONDS = 5.0
 # Everything on the way to the end has a deadline of a few seconds, also while Postgres is away.
 END_SECONDS = 10.0

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AT_ONCE = 4
 PLAY_SECONDS = 120.0
-# Lease 8 s, sweep every 2-3 s: the promise is 10 s, the margin is for a busy machine.
+# Lease 8 s, sweep every 1-2 s: the promise is 10 s, the margin is for a busy machine.
 TAKEOVER_SECONDS = 12.0
 RECOVERY_SECONDS = 10.0
 # A turn that ended three processes fails.
