@@ -55,12 +55,13 @@ async def play_hand_over(folder: Path, postgres_url: str) -> float:
         assert alive is not None
         assert alive.status_code == 200
 
+        # A request that came in just after the signal was refused; a Service sends it to the other process.
+        scene.talk_to(second)
         answer = await waiting
         assert answer.reply == "alice/main/1 [1]"
         assert await first.wait_exit(20) == 0
         left_at = time.monotonic()
 
-        scene.talk_to(second)
         await asyncio.gather(*(scene.clients.settle(message) for message in [*queued, *other]))
         took = max(message.settled_at for message in queued) - left_at
         seen = await scene.assert_invariants()

@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,9 +68,21 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._main, text.encode())
 
-    def wait_end(self) -> int:
-        """Return the exit code; everything that is printed until then is read."""
-        until(lambda: (self.read(), self.process.poll() is not None)[1], STOP_SECONDS, "the process has ended")
+    def press_until_end(self, key: str) -> int:
+        """Press a key until the process ends, as a person would, and return its exit code.
+
+        Python sees a signal that comes in the instant before it begins to wait for a key only with the next key.
+        """
+        pressed = 0.0
+
+        def ended() -> bool:
+            nonlocal pressed
+            if self.process.poll() is None and time.monotonic() - pressed > 2.0:
+                self.type(key)
+                pressed = time.monotonic()
+            return self.process.poll() is not None
+
+        until(lambda: (self.read(), ended())[1], STOP_SECONDS, "the process has ended")
         return int(self.process.returncode)
 
     def close(self) -> None:
@@ -125,8 +138,7 @@ def test_a_chat_in_the_terminal_answers_remembers_and_ends_everything(home: Path
         it.type("/new\nfresh\n")
         # At the prompt: before it, a Ctrl-D would be taken by the terminal itself.
         it.wait_for("assistant> fresh [1]\nyou> ")
-        it.type(leave)
-        assert it.wait_end() == 0
+        assert it.press_until_end(leave) == 0
     assert list((home / "tmp").iterdir()) == []
     assert "Traceback" not in it.shown
 
@@ -141,8 +153,7 @@ def test_ctrl_c_in_mid_reply_ends_the_chat_and_the_message_is_kept(home: Path) -
         port = it.shown.partition("http://127.0.0.1:")[2].split()[0]
         url = f"http://127.0.0.1:{port}"
         until(lambda: "default" in sessions(home, url), 20, "the session exists")
-        it.type("\x03")
-        assert it.wait_end() == 0
+        assert it.press_until_end("\x03") == 0
     with running(home, manifest, "--port", "0", "--data", data) as dev:
         expected = ["user: hello", "assistant: hello [1]"]
         until(lambda: dev.history("default") == expected, 20, "the message was answered")
@@ -192,8 +203,7 @@ def test_a_conversation_through_a_terminal_and_a_url(assistant: Dev, home: Path)
         it.wait_for("you> ")
         it.type("hello\n")
         it.wait_for("assistant> hello [1]\n")
-        it.type("\x03")
-        assert it.wait_end() == 0
+        assert it.press_until_end("\x03") == 0
     assert "Traceback" not in it.shown
 
 
