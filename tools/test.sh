@@ -8,7 +8,7 @@ say() { printf '%s  %s\n' "$(date -u +%H:%M:%SZ)" "$*"; }
 
 say "building the cluster's binaries (5-10 minutes the first time, cached afterwards)"
 log=$(mktemp)
-.venv/bin/python -m tests.cluster binaries >"$log" 2>&1 &
+.venv/bin/python -m tests.cluster binaries </dev/null >"$log" 2>&1 &
 binaries=$!
 say "fast tests meanwhile"
 .venv/bin/pytest -q tests/unit
@@ -23,7 +23,8 @@ say "the cluster, images and an agent that answers: make up"
 .venv/bin/python tools/up.py up
 say "all tests, then the cluster is taken down"
 status=0
-.venv/bin/pytest tests --durations=25 >build/pytest.log 2>&1 &
+: >build/pytest.log # there before it is followed
+.venv/bin/pytest tests --durations=25 >>build/pytest.log 2>&1 &
 pytest=$!
 tail --pid=$pytest -n +1 -f build/pytest.log | grep --line-buffered -vE '^=+ .* in [0-9.]+s.*=+$' || true
 wait $pytest || status=$?
