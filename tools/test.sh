@@ -22,12 +22,11 @@ rm -f "$log"
 say "the cluster, images and an agent that answers: make up"
 .venv/bin/python tools/up.py up
 say "all tests, then the cluster is taken down"
-status=0
-: >build/pytest.log # there before it is followed
-.venv/bin/pytest tests --durations=25 >>build/pytest.log 2>&1 &
-pytest=$!
-tail --pid=$pytest -n +1 -f build/pytest.log | grep --line-buffered -vE '^=+ .* in [0-9.]+s.*=+$' || true
-wait $pytest || status=$?
+set +e
+.venv/bin/pytest tests --durations=25 2>&1 | tee build/pytest.log |
+  grep --line-buffered -vE '^=+ .* in [0-9.]+s.*=+$' # its last line is shown at the very end
+status=${PIPESTATUS[0]}
+set -e
 .venv/bin/python tools/up.py down >build/down.log 2>&1 || { status=$?; cat build/down.log; }
 tail -n 1 build/pytest.log # pytest's own summary is the last word
 exit "$status"

@@ -28,6 +28,15 @@ from tests.integration.agent_cli.dev_process import (
 )
 
 
+def _as_a_terminal_starts_it() -> None:
+    """Make standard input the terminal of the new session, so that Ctrl-C becomes a signal, and heed that signal.
+
+    What a script runs in the background is started with SIGINT ignored, and hands that on.
+    """
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A person at a terminal: a process on a pseudo terminal, what it showed, what is typed."""
 
@@ -41,8 +50,7 @@ class Terminal:
             stdout=side,
             stderr=side,
             start_new_session=True,
-            # Makes it the terminal of the new session, so that Ctrl-C becomes a signal.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_as_a_terminal_starts_it,
         )
         os.close(side)
         os.set_blocking(self._main, False)
