@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -13,6 +14,10 @@ from psycopg import sql
 from agent_store.embedded import EmbeddedPostgres
 from agent_store.migrate import migrate
 from agent_store.postgres.store import PostgresStore
+
+# The same examples in every run: a red build means the change did it.
+hypothesis.settings.register_profile("abide", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("abide")
 
 TEMPLATE = "abide_template"
 

@@ -59,6 +59,8 @@ def _find_in_list(desired: Sequence[Any], live: Any, path: str) -> str | None:
 
 
 def _merge_keys(path: str, desired: Sequence[Any]) -> tuple[str, ...] | None:
+    if not all(isinstance(item, Mapping) for item in desired):
+        return None
     field = path.rpartition(".")[2]
     if field == "ports":
         return next((keys for keys in _PORT_KEYS if all(keys[0] in item for item in desired)), None)

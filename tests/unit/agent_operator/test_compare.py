@@ -88,6 +88,12 @@ def test_false_is_not_zero() -> None:
     assert find_difference({"a": False}, {"a": 0}) == "a"
 
 
+def test_a_list_named_like_a_merged_one_may_hold_anything() -> None:
+    for items in ([None], ["http"], [8080]):
+        assert find_difference({"ports": items}, {"ports": list(items)}) is None
+    assert find_difference({"ports": [None]}, {"ports": [1]}) == "ports"
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=5), inner, max_size=3),
