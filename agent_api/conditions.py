@@ -54,6 +54,15 @@ class Reason(StrEnum):
     READ_ONLY = "ReadOnly"
     SCHEMA_TOO_OLD = "SchemaTooOld"
     UNKNOWN = "Unknown"
+    MODEL_AUTH_FAILED = "ModelAuthFailed"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_RATE_LIMITED = "ModelRateLimited"
+    MODEL_UNREACHABLE = "ModelUnreachable"
+    MODEL_REFUSED = "ModelRefused"
+    UNKNOWN_PARAMETER = "UnknownParameter"
+    SERVING_ON_FALLBACK = "ServingOnFallback"
+    FALLBACK_ONLY = "FallbackOnly"
+    STATE_ADOPTION_REFUSED = "StateAdoptionRefused"
     SCALED_TO_ZERO = "ScaledToZero"
     SUSPENDED = "Suspended"
 
@@ -90,6 +99,15 @@ REASON_MEANINGS: Final[dict[Reason, str]] = {
     Reason.READ_ONLY: "Postgres is read-only.",
     Reason.SCHEMA_TOO_OLD: "The database schema is older than this version needs.",
     Reason.UNKNOWN: "Not known yet, or not any more.",
+    Reason.MODEL_AUTH_FAILED: "The model's provider refuses the API key.",
+    Reason.MODEL_NOT_FOUND: "The model's provider does not know the model.",
+    Reason.MODEL_RATE_LIMITED: "The model's provider takes no more requests for now.",
+    Reason.MODEL_UNREACHABLE: "The model's provider cannot be reached, fails, or does not answer in time.",
+    Reason.MODEL_REFUSED: "The model's provider refuses every request.",
+    Reason.UNKNOWN_PARAMETER: "The model's provider does not know a parameter of `models[].parameters`.",
+    Reason.SERVING_ON_FALLBACK: "The primary model cannot be used; a fallback model gives real replies.",
+    Reason.FALLBACK_ONLY: "Only models further down the fallback chain can be called.",
+    Reason.STATE_ADOPTION_REFUSED: "The annotation `abide.dev/adopt-state` names state that this agent may not take.",
     Reason.SCALED_TO_ZERO: "`spec.replicas` is 0.",
     Reason.SUSPENDED: "`spec.suspend` is true: no pods run, state is kept.",
 }

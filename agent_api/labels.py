@@ -20,6 +20,8 @@ LABEL_REVISION: Final = f"{GROUP}/revision"
 
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 ANNOTATION_ADOPT_STATE: Final = f"{GROUP}/adopt-state"
+ANNOTATION_SECRETS: Final = f"{GROUP}/secrets-version"
+FINALIZER_ERASE: Final = f"{GROUP}/erase-state"
 
 NAME_MAX_LENGTH: Final = 50
 """Longest Agent name: `agent-<name>` and its suffixes must stay within the 63 characters of a DNS label."""

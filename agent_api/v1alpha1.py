@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema
 
-from agent_api.labels import NAME_MAX_LENGTH
+from agent_api.labels import GROUP, NAME_MAX_LENGTH
 from agent_api.rules import Matches, Rule, cel_rules, check_rules
 
 DNS_LABEL = Matches(
@@ -39,6 +39,15 @@ MEMORY_QUANTITY = Matches(
     r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$", "write bytes, or a number with a unit, for example 256Mi or 1Gi"
 )
 QUANTITY_MAX_LENGTH: Final = 32
+HTTP_URL = Matches(
+    r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+    "write http:// or https://, a host and a path, without user, password, query and fragment, "
+    "for example https://llm.example.com/v1",
+)
+ENV_NAME = Matches(
+    r"^[A-Za-z_][A-Za-z0-9_]*$", "use letters, digits and '_', with no digit at the start, for example HTTPS_PROXY"
+)
+BUILT_IN_PROVIDERS: Final = ("echo", "scripted")
 
 _UNITS: Final[Mapping[str, Decimal]] = {
     "m": Decimal("0.001"),
@@ -153,7 +162,22 @@ Reply = Annotated[
 
 
 class ModelParameters(Model):
-    """Parameters of one model call."""
+    """Parameters of one model call. What is not set is left to the provider."""
+
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="Randomness of the reply: 0 is the steadiest. Not for built-in models."
+    )
+    max_output_tokens: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Longest reply, in tokens. Not for built-in models."
+    )
+    top_p: float | None = Field(
+        default=None, gt=0, le=1, description="Share of the likeliest tokens to choose from. Not for built-in models."
+    )
+    extra: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Further fields of the provider's request, sent as they are. Not for built-in models.",
+    )
 
     delay_seconds: float = Field(
         default=0,
@@ -170,6 +194,12 @@ class ModelParameters(Model):
         ),
     )
 
+    @property
+    def for_providers(self) -> bool:
+        """Whether something is set that only a real provider understands."""
+        typed = (self.temperature, self.max_output_tokens, self.top_p)
+        return any(value is not None for value in typed) or bool(self.extra)
+
 
 class ModelSpec(Model):
     """One model the agent may use."""
@@ -180,20 +210,30 @@ class ModelSpec(Model):
         max_length=63,
         description="Name of this entry, unique in the list. Default: the model's name.",
     )
-    provider: Literal["echo", "scripted"] = Field(
-        description="Who serves the model. echo and scripted are built in and need neither key nor network."
+    provider: Literal["openai", "openai-compatible", "echo", "scripted"] = Field(
+        description="Who serves the model: openai, or any service that speaks the same protocol (openai-compatible). "
+        "echo and scripted are built in and need neither key nor network."
     )
     model: str | None = Field(
         default=None,
         min_length=1,
         max_length=253,
-        description="The provider's name of the model. Default: the provider.",
+        description="The provider's name of the model. Built-in models have one of their own.",
+    )
+    base_url: Annotated[str, HTTP_URL] | None = Field(
+        default=None,
+        alias="baseURL",
+        max_length=2048,
+        description="Where the provider is reached, up to and with its /v1. Needed for openai-compatible.",
     )
     api_key_secret_ref: KeyRef | None = Field(
         default=None, description="Key of a Secret that holds the API key; read again when it changes."
     )
     timeout_seconds: int = Field(
         default=30, ge=1, le=3600, description="Longest wait for the first token of one attempt, in seconds."
+    )
+    stream_idle_seconds: int = Field(
+        default=30, ge=1, le=3600, description="Longest silence between two tokens of one attempt, in seconds."
     )
     parameters: ModelParameters = Field(default_factory=ModelParameters, description="Parameters of the model.")
 
@@ -213,7 +253,52 @@ class ModelSpec(Model):
             holds=lambda model: model.provider == "scripted" or not model.parameters.replies,
             message="only provider scripted gives replies: write provider: scripted, or remove the replies",
         ),
+        Rule(
+            field="model",
+            cel="self.provider in ['echo', 'scripted'] || has(self.model)",
+            holds=lambda model: model.is_built_in or model.model is not None,
+            message="this provider needs the name of a model, for example model: gpt-5-mini",
+        ),
+        Rule(
+            field="baseURL",
+            cel="self.provider != 'openai-compatible' || has(self.baseURL)",
+            holds=lambda model: model.provider != "openai-compatible" or model.base_url is not None,
+            message="provider openai-compatible needs the address of the service, for example "
+            "baseURL: https://llm.example.com/v1",
+        ),
+        Rule(
+            field="baseURL",
+            cel="!(self.provider in ['echo', 'scripted']) || !has(self.baseURL)",
+            holds=lambda model: not model.is_built_in or model.base_url is None,
+            message="a built-in model has no address: remove baseURL, or name another provider",
+        ),
+        Rule(
+            field="apiKeySecretRef",
+            cel="self.provider != 'openai' || has(self.apiKeySecretRef)",
+            holds=lambda model: model.provider != "openai" or model.api_key_secret_ref is not None,
+            message="provider openai needs an API key, for example apiKeySecretRef: {name: llm, key: openai}",
+        ),
+        Rule(
+            field="parameters.delaySeconds",
+            cel="self.provider in ['echo', 'scripted'] || !has(dyn(self.parameters).delaySeconds) "
+            "|| dyn(self.parameters).delaySeconds == 0",
+            holds=lambda model: model.is_built_in or model.parameters.delay_seconds == 0,
+            message="only built-in models wait before a reply: remove delaySeconds",
+        ),
+        Rule(
+            field="parameters",
+            cel="!(self.provider in ['echo', 'scripted']) || !(has(dyn(self.parameters).temperature) "
+            "|| has(dyn(self.parameters).topP) || has(dyn(self.parameters).maxOutputTokens) "
+            "|| (has(dyn(self.parameters).extra) && size(dyn(self.parameters).extra) > 0))",
+            holds=lambda model: not model.is_built_in or not model.parameters.for_providers,
+            message="built-in models take none of temperature, topP, maxOutputTokens and extra: remove them",
+        ),
     )
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the model is part of the runtime and needs no network."""
+        return self.provider in BUILT_IN_PROVIDERS
 
     @property
     def display(self) -> str:
@@ -267,6 +352,10 @@ class State(Model):
     auto_save_every_messages: int = Field(
         default=5, ge=1, le=1000, description="Save a snapshot after this many accepted user messages of a session."
     )
+    deletion_policy: Literal["Retain", "Delete"] = Field(
+        default="Retain",
+        description="What becomes of the agent's rows in Postgres when the Agent is deleted: kept, or erased.",
+    )
 
 
 class ResourceList(Model):
@@ -308,6 +397,72 @@ class Resources(Model):
     rules = (_requests_within_limits("cpu"), _requests_within_limits("memory"))
 
 
+class Toleration(Model):
+    """A taint of nodes that the pod bears, as in a pod's spec."""
+
+    key: str | None = Field(default=None, max_length=317, description="Key of the taint; empty: all of them.")
+    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How value is compared.")
+    value: str | None = Field(default=None, max_length=63, description="Value of the taint.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="Effect of the taint; empty: all of them."
+    )
+    toleration_seconds: int | None = Field(default=None, ge=0, description="How long NoExecute is borne, in seconds.")
+
+
+class ObjectName(Model):
+    """Names an object in the Agent's own namespace."""
+
+    name: Annotated[str, DNS_SUBDOMAIN] = Field(min_length=1, max_length=253, description="Name of the object.")
+
+
+class EnvSource(Model):
+    """Where the value of an environment variable comes from."""
+
+    secret_key_ref: KeyRef = Field(description="A key of a Secret in the same namespace.")
+
+
+class EnvVar(Model):
+    """An environment variable of the runtime container."""
+
+    name: Annotated[str, ENV_NAME] = Field(min_length=1, max_length=253, description="Name of the variable.")
+    value: str | None = Field(default=None, max_length=32768, description="Its value.")
+    value_from: EnvSource | None = Field(default=None, description="Its value, from a Secret.")
+
+    rules = (
+        Rule(
+            field="name",
+            cel="!self.name.startsWith('ABIDE_')",
+            holds=lambda variable: not variable.name.startswith("ABIDE_"),
+            message="names that start with ABIDE_ belong to the runtime: take another name",
+        ),
+        Rule(
+            field="",
+            cel="has(self.value) != has(self.valueFrom)",
+            holds=lambda variable: (variable.value is None) != (variable.value_from is None),
+            message="write exactly one of value and valueFrom",
+        ),
+    )
+
+
+LabelValue = Annotated[str, Field(max_length=63)]
+AnnotationValue = Annotated[str, Field(max_length=4096)]
+
+
+def _is_reserved(key: str) -> bool:
+    prefix, slash, _ = key.partition("/")
+    return bool(slash) and (prefix == GROUP or prefix.endswith(f".{GROUP}"))
+
+
+def _no_reserved_keys(field: str, attribute: str) -> Rule:
+    reserved = "k.startsWith('abide.dev/') || k.matches('^[^/]*[.]abide[.]dev/')"
+    return Rule(
+        field=field,
+        cel=f"!has(self.{field}) || self.{field}.all(k, !({reserved}))",
+        holds=lambda runtime: not any(_is_reserved(key) for key in getattr(runtime, attribute)),
+        message=f"keys below {GROUP}/ belong to the operator: take another prefix",
+    )
+
+
 class Runtime(Model):
     """The pod the agent runs in."""
 
@@ -315,6 +470,30 @@ class Runtime(Model):
         default="", max_length=512, description="Runtime image. Default: the one that matches the operator."
     )
     resources: Resources = Field(default_factory=Resources, description="Compute resources of the container.")
+    env: list[EnvVar] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Further environment variables, for example of a proxy.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    node_selector: dict[str, LabelValue] = Field(
+        default_factory=dict, max_length=32, description="Labels of nodes the pods may run on."
+    )
+    tolerations: list[Toleration] = Field(
+        default_factory=list, max_length=32, description="Taints of nodes the pods bear."
+    )
+    priority_class_name: str = Field(default="", max_length=253, description="PriorityClass of the pods.")
+    image_pull_secrets: list[ObjectName] = Field(
+        default_factory=list, max_length=16, description="Secrets of type dockerconfigjson to pull the image with."
+    )
+    pod_labels: dict[str, LabelValue] = Field(
+        default_factory=dict, max_length=32, description="Further labels of the pods."
+    )
+    pod_annotations: dict[str, AnnotationValue] = Field(
+        default_factory=dict, max_length=32, description="Further annotations of the pods."
+    )
+
+    rules = (_no_reserved_keys("podLabels", "pod_labels"), _no_reserved_keys("podAnnotations", "pod_annotations"))
 
 
 def _effective_name_cel(entry: str) -> str:
@@ -340,9 +519,17 @@ class AgentSpec(Model):
     limits: Limits = Field(default_factory=Limits, description="Bounds of one turn.")
     session: SessionSpec = Field(default_factory=SessionSpec, description="Behaviour of sessions.")
     state: State = Field(default_factory=State, description="How a session's state is saved.")
-    replicas: int = Field(default=1, ge=0, le=1, description="Pods that should run: 0 or 1 in this version.")
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=100,
+        description="Pods that should run. With more than one, another takes a broken one's sessions over.",
+    )
     suspend: bool = Field(default=False, description="Stop the pods, keep the state; false resumes where it was.")
     runtime: Runtime = Field(default_factory=Runtime, description="The pod the agent runs in.")
+    revision_history_limit: int = Field(
+        default=5, ge=0, le=100, description="Old revisions kept for `abide history` and `abide rollback`."
+    )
 
     rules = (
         Rule(

@@ -137,6 +137,22 @@ class CheckResult(Wire):
     message: str = ""
 
 
+class ModelCheck(Wire):
+    """Whether one model of an agent can be used, as its pod last saw it.
+
+    `ok` is None while nothing is known yet. A broken model does not make a pod unready: users get a fallback's reply,
+    or the fallback text.
+    """
+
+    name: str = Field(description="Name of the entry of spec.models.")
+    model: str = Field(description="provider/model.")
+    ok: bool | None = None
+    reason: str = Field(default="", description="A reason of agent_api.conditions, when not ok.")
+    message: str = Field(default="", description="What it does instead, as a phrase: answers 401.")
+    since: datetime | None = Field(default=None, description="Since when it is so.")
+    checked_at: datetime | None = Field(default=None, description="When it was last checked or called.")
+
+
 class HealthOut(Wire):
     """Body of /livez, /readyz and /health: 200 when ok, else 503."""
 
@@ -144,3 +160,20 @@ class HealthOut(Wire):
     version: str
     revision: str = ""
     checks: list[CheckResult]
+    models: list[ModelCheck] = Field(default_factory=list, description="In the order of spec.models.")
+
+
+class ErrorOut(Wire):
+    """One recorded error of an agent."""
+
+    time: datetime
+    type: str = Field(examples=["ModelUnreachable"])
+    message: str = Field(description="What happened, without secrets.")
+    turn_id: UUID | None = Field(default=None, description="The turn it happened in.")
+
+
+class ErrorPage(Wire):
+    """One page of errors, newest first."""
+
+    items: list[ErrorOut]
+    next_cursor: str | None = None
