@@ -31,6 +31,7 @@ COPIED_KEYWORDS: Final = (
     "maxLength",
     "minItems",
     "maxItems",
+    "maxProperties",
     "required",
     "x-kubernetes-validations",
     "x-kubernetes-map-type",

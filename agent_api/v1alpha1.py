@@ -48,6 +48,11 @@ ENV_NAME = Matches(
     r"^[A-Za-z_][A-Za-z0-9_]*$", "use letters, digits and '_', with no digit at the start, for example HTTPS_PROXY"
 )
 BUILT_IN_PROVIDERS: Final = ("echo", "scripted")
+OWN_REQUEST_FIELDS: Final = (
+    "max_completion_tokens", "max_tokens", "messages", "model", "n", "stream", "stream_options", "temperature", "tools",
+    "top_p",
+)  # fmt: skip
+"""Fields of a provider's request that the runtime fills in itself; `parameters.extra` may not hold them."""
 
 _UNITS: Final[Mapping[str, Decimal]] = {
     "m": Decimal("0.001"),
@@ -171,7 +176,7 @@ class ModelParameters(Model):
         default=None, ge=1, le=1_000_000, description="Longest reply, in tokens. Not for built-in models."
     )
     top_p: float | None = Field(
-        default=None, gt=0, le=1, description="Share of the likeliest tokens to choose from. Not for built-in models."
+        default=None, ge=0, le=1, description="Share of the likeliest tokens to choose from. Not for built-in models."
     )
     extra: dict[str, Any] = Field(
         default_factory=dict,
@@ -196,9 +201,9 @@ class ModelParameters(Model):
 
     @property
     def for_providers(self) -> bool:
-        """Whether something is set that only a real provider understands."""
+        """Whether a typed parameter is set that only a real provider understands."""
         typed = (self.temperature, self.max_output_tokens, self.top_p)
-        return any(value is not None for value in typed) or bool(self.extra)
+        return any(value is not None for value in typed)
 
 
 class ModelSpec(Model):
@@ -288,10 +293,22 @@ class ModelSpec(Model):
         Rule(
             field="parameters",
             cel="!(self.provider in ['echo', 'scripted']) || !(has(dyn(self.parameters).temperature) "
-            "|| has(dyn(self.parameters).topP) || has(dyn(self.parameters).maxOutputTokens) "
-            "|| (has(dyn(self.parameters).extra) && size(dyn(self.parameters).extra) > 0))",
+            "|| has(dyn(self.parameters).topP) || has(dyn(self.parameters).maxOutputTokens))",
             holds=lambda model: not model.is_built_in or not model.parameters.for_providers,
-            message="built-in models take none of temperature, topP, maxOutputTokens and extra: remove them",
+            message="built-in models take none of temperature, topP and maxOutputTokens: remove them",
+        ),
+        Rule(
+            field="parameters.extra",
+            cel=None,  # CEL does not see fields whose values may be anything
+            holds=lambda model: not model.parameters.extra.keys() & set(OWN_REQUEST_FIELDS),
+            message="the runtime sets model, messages, tools, n and stream itself, and temperature, top_p and the "
+            "most tokens have fields of their own: remove them from extra",
+        ),
+        Rule(
+            field="parameters.extra",
+            cel=None,
+            holds=lambda model: not model.is_built_in or not model.parameters.extra,
+            message="built-in models take no extra fields: remove them",
         ),
     )
 
@@ -406,7 +423,9 @@ class Toleration(Model):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="Effect of the taint; empty: all of them."
     )
-    toleration_seconds: int | None = Field(default=None, ge=0, description="How long NoExecute is borne, in seconds.")
+    toleration_seconds: int | None = Field(
+        default=None, ge=0, le=31536000, description="How long NoExecute is borne, in seconds."
+    )
 
 
 class ObjectName(Model):
@@ -493,7 +512,16 @@ class Runtime(Model):
         default_factory=dict, max_length=32, description="Further annotations of the pods."
     )
 
-    rules = (_no_reserved_keys("podLabels", "pod_labels"), _no_reserved_keys("podAnnotations", "pod_annotations"))
+    rules = (
+        _no_reserved_keys("podLabels", "pod_labels"),
+        _no_reserved_keys("podAnnotations", "pod_annotations"),
+        Rule(
+            field="env",
+            cel=None,  # the API server knows it from the list's key
+            holds=lambda runtime: len({variable.name for variable in runtime.env}) == len(runtime.env),
+            message="a variable stands there twice: keep one",
+        ),
+    )
 
 
 def _effective_name_cel(entry: str) -> str:

@@ -58,15 +58,18 @@ def test_an_agent_shows_its_effective_values(kubectl: Kubectl) -> None:
     spec = json.loads(said)["spec"]
     assert spec == {
         "systemPrompt": "You are friendly.",
-        "models": [{"provider": "echo", "timeoutSeconds": 30, "parameters": {"delaySeconds": 0}}],
+        "models": [
+            {"provider": "echo", "timeoutSeconds": 30, "streamIdleSeconds": 30, "parameters": {"delaySeconds": 0}}
+        ],
         "messages": {
             "fallback": "Sorry, I cannot answer right now. Your message is kept; please try again in a moment."
         },
         "history": {"limit": 50},
         "limits": {"maxSteps": 20, "turnSeconds": 300},
         "session": {"evictAfterSeconds": 900, "queueLimit": 20},
-        "state": {"autoSaveEveryMessages": 5},
+        "state": {"autoSaveEveryMessages": 5, "deletionPolicy": "Retain"},
         "replicas": 1,
+        "revisionHistoryLimit": 5,
         "suspend": False,
         "runtime": {
             "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "256Mi"}},
@@ -122,6 +125,7 @@ FORMS: dict[str, list[str]] = {
     "cpu": ["1", "250m", "0.5", "1.5m", "1 core", "1Gi", "", "50m", "1" * 33],
     "memory": ["64Mi", "256Mi", "1Gi", "1.5G", "100000k", "1e9", "96Mi", "5m", "-1", "98304Ki"],
     "model": ["echo", "script", "m", ""],
+    "baseURL": ["http://a", "https://a:8080/v1", "http://a/ b", "ftp://a", "http://u@a", "http://a?q", "a", ""],
 }
 
 
@@ -146,7 +150,12 @@ def values(name: str, schema: Schema) -> st.SearchStrategy[Any]:
             return st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
         case "array":
             return st.lists(values("", schema["items"]), max_size=3)
-    return objects(schema)
+    if "properties" in schema:
+        return objects(schema)
+    if "additionalProperties" in schema:
+        keys = st.sampled_from(["team", "example.com/team", "abide.dev/x", "a.abide.dev/x", "abide.dev"])
+        return st.dictionaries(keys, st.sampled_from(["", "a", "a" * 63, 1]), max_size=2)
+    return st.sampled_from([{}, "seed"])  # what stands in it only the loader can check
 
 
 def objects(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:

@@ -73,7 +73,122 @@ MEMORY = "write bytes, or a number with a unit, for example 256Mi or 1Gi"
 NEEDS_REPLIES = "provider scripted needs at least one reply, for example: parameters: {replies: [Hello]}"
 RESOURCES = "spec.runtime.resources"
 
+URL = (
+    "write http:// or https://, a host and a path, without user, password, query and fragment, for example "
+    "https://llm.example.com/v1"
+)
+OPENAI = {"provider": "openai", "model": "gpt-5-mini", "apiKeySecretRef": {"name": "llm", "key": "openai"}}
+COMPATIBLE = {"provider": "openai-compatible", "model": "small", "baseURL": "http://llm.shop.svc:8000/v1"}
+RUNTIME = "spec.runtime"
+RESERVED = "keys below abide.dev/ belong to the operator: take another prefix"
+
+
+def model(base: dict[str, Any], **changes: Any) -> tuple[str, Any]:
+    """Return one model with some fields changed; None removes one."""
+    merged = {name: value for name, value in {**base, **changes}.items() if value is not None}
+    return ("spec.models", [merged])
+
+
 RULES = (
+    Case(
+        "a real provider without a model",
+        refused=(model(OPENAI, model=None),),
+        accepted=(model(OPENAI),),
+        field="spec.models[0].model",
+        message="this provider needs the name of a model, for example model: gpt-5-mini",
+    ),
+    Case(
+        "a compatible provider without an address",
+        refused=(model(COMPATIBLE, baseURL=None),),
+        accepted=(model(COMPATIBLE),),
+        field="spec.models[0].baseURL",
+        message="provider openai-compatible needs the address of the service, for example "
+        "baseURL: https://llm.example.com/v1",
+    ),
+    Case(
+        "a built-in model with an address",
+        refused=(("spec.models.0.baseURL", "http://llm.shop.svc/v1"),),
+        accepted=(model(OPENAI, baseURL="http://llm.shop.svc/v1"),),
+        field="spec.models[0].baseURL",
+        message="a built-in model has no address: remove baseURL, or name another provider",
+    ),
+    Case(
+        "an address with a password",
+        refused=(model(COMPATIBLE, baseURL="https://me:secret@llm.example.com/v1"),),
+        accepted=(model(COMPATIBLE, baseURL="https://llm.example.com:8443/v1"),),
+        field="spec.models[0].baseURL",
+        message=URL,
+    ),
+    Case(
+        "an address of another protocol",
+        refused=(model(COMPATIBLE, baseURL="ftp://llm.example.com/v1"),),
+        accepted=(model(COMPATIBLE, baseURL="https://llm.example.com"),),
+        field="spec.models[0].baseURL",
+        message=URL,
+    ),
+    Case(
+        "openai without a key",
+        refused=(model(OPENAI, apiKeySecretRef=None),),
+        accepted=(model(COMPATIBLE),),
+        field="spec.models[0].apiKeySecretRef",
+        message="provider openai needs an API key, for example apiKeySecretRef: {name: llm, key: openai}",
+    ),
+    Case(
+        "a real model that waits",
+        refused=(model(OPENAI, parameters={"delaySeconds": 1}),),
+        accepted=(model(OPENAI, parameters={"delaySeconds": 0}),),
+        field="spec.models[0].parameters.delaySeconds",
+        message="only built-in models wait before a reply: remove delaySeconds",
+    ),
+    Case(
+        "a built-in model with a temperature",
+        refused=(("spec.models.0.parameters.temperature", 1),),
+        accepted=(
+            model(OPENAI, parameters={"temperature": 1, "topP": 0.5, "maxOutputTokens": 5, "extra": {"seed": 1}}),
+        ),
+        field="spec.models[0].parameters",
+        message="built-in models take none of temperature, topP and maxOutputTokens: remove them",
+    ),
+    Case(
+        "a variable of the runtime's own",
+        refused=((f"{RUNTIME}.env", [{"name": "ABIDE_PORT", "value": "1"}]),),
+        accepted=((f"{RUNTIME}.env", [{"name": "PORT", "value": "1"}]),),
+        field=f"{RUNTIME}.env[0].name",
+        message="names that start with ABIDE_ belong to the runtime: take another name",
+    ),
+    Case(
+        "a variable with two values",
+        refused=(
+            (
+                f"{RUNTIME}.env",
+                [{"name": "TOKEN", "value": "", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}],
+            ),
+        ),
+        accepted=((f"{RUNTIME}.env", [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]),),
+        field=f"{RUNTIME}.env[0]",
+        message="write exactly one of value and valueFrom",
+    ),
+    Case(
+        "a variable with a strange name",
+        refused=((f"{RUNTIME}.env", [{"name": "MY-PROXY", "value": "x"}]),),
+        accepted=((f"{RUNTIME}.env", [{"name": "MY_PROXY", "value": ""}]),),
+        field=f"{RUNTIME}.env[0].name",
+        message="use letters, digits and '_', with no digit at the start, for example HTTPS_PROXY",
+    ),
+    Case(
+        "a label of the operator's own",
+        refused=((f"{RUNTIME}.podLabels", {"abide.dev/agent": "other"}),),
+        accepted=((f"{RUNTIME}.podLabels", {"team": "shop"}),),
+        field=f"{RUNTIME}.podLabels",
+        message=RESERVED,
+    ),
+    Case(
+        "an annotation of the operator's own",
+        refused=((f"{RUNTIME}.podAnnotations", {"x.abide.dev/y": "z"}),),
+        accepted=((f"{RUNTIME}.podAnnotations", {"example.com/y": "z"}),),
+        field=f"{RUNTIME}.podAnnotations",
+        message=RESERVED,
+    ),
     Case(
         "two prompts",
         refused=(("spec.systemPromptFrom", {"configMapKeyRef": {"name": "prompts", "key": "support"}}),),
@@ -225,11 +340,11 @@ RULES = (
 FIELDS = (
     Case(
         "unknown provider",
-        refused=(("spec.models.0.provider", "openai"),),
+        refused=(("spec.models.0.provider", "oracle"),),
         accepted=(("spec.models.0.provider", "echo"),),
         field="spec.models[0].provider",
-        server='Unsupported value: "openai": supported values: "echo", "scripted"',
-        loader='"openai" is not supported; write one of: echo, scripted',
+        server='Unsupported value: "oracle": supported values: "openai", "openai-compatible", "echo", "scripted"',
+        loader='"oracle" is not supported; write one of: openai, openai-compatible, echo, scripted',
     ),
     Case(
         "no provider",
@@ -320,12 +435,28 @@ FIELDS = (
         loader="0 is too small; write 1 or more",
     ),
     Case(
-        "two replicas",
-        refused=(("spec.replicas", 2),),
-        accepted=(("spec.replicas", 0),),
+        "too many replicas",
+        refused=(("spec.replicas", 101),),
+        accepted=(("spec.replicas", 100),),
         field="spec.replicas",
-        server="should be less than or equal to 1",
-        loader="2 is too large; write 1 or less",
+        server="should be less than or equal to 100",
+        loader="101 is too large; write 100 or less",
+    ),
+    Case(
+        "a policy that does not exist",
+        refused=(("spec.state", {"deletionPolicy": "Keep"}),),
+        accepted=(("spec.state", {"deletionPolicy": "Delete"}),),
+        field="spec.state.deletionPolicy",
+        server='Unsupported value: "Keep": supported values: "Retain", "Delete"',
+        loader='"Keep" is not supported; write one of: Retain, Delete',
+    ),
+    Case(
+        "a variable twice",
+        refused=((f"{RUNTIME}.env", [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),),
+        accepted=((f"{RUNTIME}.env", [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]),),
+        field=f"{RUNTIME}.env",
+        server="Duplicate value",
+        loader="a variable stands there twice: keep one",
     ),
     Case(
         "suspend in words",
@@ -440,7 +571,8 @@ UNKNOWN_FIELDS = (
         accepted=(),
         field="spec.models[0].temperature",
         server='unknown field "spec.models[0].temperature"',
-        loader="unknown field; known here: apiKeySecretRef, model, name, parameters, provider, timeoutSeconds",
+        loader="unknown field; known here: apiKeySecretRef, baseURL, model, name, parameters, provider, "
+        "streamIdleSeconds, timeoutSeconds",
     ),
     Case(
         "a misspelt label list",

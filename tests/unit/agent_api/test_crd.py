@@ -87,6 +87,7 @@ def test_lists_say_how_they_merge() -> None:
     keys = {path: node.get("x-kubernetes-list-map-keys") for path, node in lists.items()}
     assert all(node["x-kubernetes-list-type"] in ("atomic", "map") for node in lists.values())
     assert {path: key for path, key in keys.items() if key} == {
+        "spec.runtime.env": ["name"],
         "status.conditions": ["type"],
         "status.health.checks": ["name"],
     }

@@ -4,7 +4,7 @@ import pytest
 
 from agent_api.manifest import ManifestError, load_manifests
 from agent_api.schema import build_schema, walk_fields
-from tests.unit.agent_api.cases import BASE, CASES, RULES, Case, as_json
+from tests.unit.agent_api.cases import BASE, CASES, OPENAI, RULES, Case, as_json, model, put
 
 ids = [case.name for case in CASES]
 
@@ -33,3 +33,17 @@ def test_every_rule_of_the_crd_has_a_case() -> None:
     nodes += [node["items"] for node in nodes if "items" in node]
     messages = {rule["message"] for node in nodes for rule in node.get("x-kubernetes-validations", ())}
     assert messages == {case.message for case in RULES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (model(OPENAI, parameters={"extra": {"stream": False}}), "the runtime sets model, messages, tools"),
+        (("spec.models.0.parameters.extra", {"seed": 1}), "built-in models take no extra fields"),
+    ],
+)
+def test_what_only_the_loader_can_see_is_refused_by_it(changes: tuple[str, object], words: str) -> None:
+    with pytest.raises(ManifestError) as refusal:
+        load_manifests(as_json(put(BASE, changes)), source="agent.yaml")
+    (problem,) = refusal.value.problems
+    assert problem.startswith(f"agent.yaml:1: spec.models[0].parameters.extra: {words}")
