@@ -21,6 +21,8 @@ LABEL_REVISION: Final = f"{GROUP}/revision"
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 ANNOTATION_ADOPT_STATE: Final = f"{GROUP}/adopt-state"
 ANNOTATION_SECRETS: Final = f"{GROUP}/secrets-version"
+ANNOTATION_REVISION_NUMBER: Final = f"{GROUP}/revision-number"
+LABEL_DEBT: Final = f"{GROUP}/debt"
 FINALIZER_ERASE: Final = f"{GROUP}/erase-state"
 
 NAME_MAX_LENGTH: Final = 50

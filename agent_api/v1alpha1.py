@@ -48,6 +48,7 @@ ENV_NAME = Matches(
     r"^[A-Za-z_][A-Za-z0-9_]*$", "use letters, digits and '_', with no digit at the start, for example HTTPS_PROXY"
 )
 BUILT_IN_PROVIDERS: Final = ("echo", "scripted")
+PROMPT_MAX_LENGTH: Final = 100_000
 OWN_REQUEST_FIELDS: Final = (
     "max_completion_tokens", "max_tokens", "messages", "model", "n", "stream", "stream_options", "temperature", "tools",
     "top_p",
@@ -534,7 +535,7 @@ class AgentSpec(Model):
 
     display_name: str = Field(default="", max_length=200, description="Name shown to people.")
     system_prompt: str | None = Field(
-        default=None, min_length=1, max_length=100_000, description="The system prompt, inline."
+        default=None, min_length=1, max_length=PROMPT_MAX_LENGTH, description="The system prompt, inline."
     )
     system_prompt_from: PromptSource | None = Field(
         default=None, description="The system prompt, from a ConfigMap. Exactly one of this and systemPrompt."

@@ -4,9 +4,11 @@ Every problem of every file is found before anything is refused.
 """
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -15,6 +17,9 @@ from agent_api.manifest import DataDocument, Documents, ManifestError, load_docu
 from agent_api.problems import explain
 from agent_api.v1alpha1 import Agent, KeyRef
 from agent_cli.errors import UsageError
+
+STDIN: Final = Path("-")
+MANIFEST_SUFFIXES: Final = (".yaml", ".yml", ".json")
 
 Secrets = Mapping[str, Mapping[str, bytes]]
 """Values by name of the Secret, then by key."""
@@ -48,13 +53,13 @@ def read_documents(paths: Sequence[Path]) -> Documents:
     problems: list[str] = []
     for path in paths:
         try:
-            found = load_documents(path.read_text(encoding="utf-8"), source=str(path))
+            found = load_documents(_read(path), source=source_name(path))
         except ManifestError as error:
             problems += error.problems
         except OSError as error:
             problems.append(f"{path}: cannot be read: {error.strerror or error}")
         except UnicodeDecodeError:
-            problems.append(f"{path}: is not UTF-8 text")
+            problems.append(f"{source_name(path)}: is not UTF-8 text")
         else:
             agents += found.agents
             secrets += found.secrets
@@ -68,6 +73,37 @@ def read_documents(paths: Sequence[Path]) -> Documents:
     if problems:
         raise UsageError(problems)
     return Documents(agents=agents, secrets=secrets, config_maps=config_maps)
+
+
+def expand_paths(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths with each folder replaced by the manifests right in it, by name, as kubectl does.
+
+    `-` stands for stdin. Raises UsageError for a folder without any, or when stdin is named twice.
+    """
+    if paths.count(STDIN) > 1:
+        raise UsageError("-: stdin can be read once only; name it once")
+    expanded: list[Path] = []
+    problems = []
+    for path in paths:
+        if path == STDIN or not path.is_dir():
+            expanded.append(path)
+            continue
+        found = sorted(one for one in path.iterdir() if one.suffix in MANIFEST_SUFFIXES and one.is_file())
+        if not found:
+            problems.append(f"{path}: no manifests in this folder; their names end with {', '.join(MANIFEST_SUFFIXES)}")
+        expanded += found
+    if problems:
+        raise UsageError(problems)
+    return expanded
+
+
+def source_name(path: Path) -> str:
+    """Return how problems name a file."""
+    return "stdin" if path == STDIN else str(path)
+
+
+def _read(path: Path) -> str:
+    return sys.stdin.read() if path == STDIN else path.read_text(encoding="utf-8")
 
 
 def _repeated(kind: str, identities: Sequence[tuple[str, str]]) -> list[str]:
@@ -145,13 +181,16 @@ def validation_lines(documents: Documents) -> list[str]:
 
 def _needs(agent: Agent, documents: Documents) -> str:
     namespace, prompt = agent.metadata.namespace, agent.spec.system_prompt_from
-    refs = [("Secret", ref, documents.secrets) for _, ref in secret_refs(agent)]
+    refs = [("Secret", ref, documents.secrets) for _, ref in [*secret_refs(agent), *env_refs(agent)]]
     if prompt is not None:
         refs.append(("ConfigMap", prompt.config_map_key_ref, documents.config_maps))
     missing = [
         f'{kind} {namespace}/{ref.name} with key "{ref.key}"'
         for kind, ref, found in refs
         if _find(found, namespace, ref) is None
+    ]
+    missing += [
+        f"Secret {namespace}/{secret.name} to pull the image" for secret in agent.spec.runtime.image_pull_secrets
     ]
     return f"; it needs {', '.join(missing)}" if missing else ""
 
@@ -162,6 +201,15 @@ def secret_refs(agent: Agent) -> list[tuple[str, KeyRef]]:
         (f"spec.models[{index}].apiKeySecretRef", model.api_key_secret_ref)
         for index, model in enumerate(agent.spec.models)
         if model.api_key_secret_ref is not None
+    ]
+
+
+def env_refs(agent: Agent) -> list[tuple[str, KeyRef]]:
+    """Return every key of a Secret that the pod's environment takes, with the path of the field."""
+    return [
+        (f"spec.runtime.env[{index}].valueFrom.secretKeyRef", variable.value_from.secret_key_ref)
+        for index, variable in enumerate(agent.spec.runtime.env)
+        if variable.value_from is not None
     ]
 
 

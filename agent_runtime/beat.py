@@ -8,6 +8,7 @@ from typing import Any, Final
 from agent_runtime.context import RuntimeContext
 from agent_runtime.health import is_ok
 from agent_runtime.loop.engine import AgentEngine
+from agent_runtime.loop.keeper import wait_event
 from agent_runtime.supervisor import Pulse
 from agent_runtime.telemetry.logs import get_logger
 from agent_runtime.telemetry.recorder import FLUSH_SECONDS
@@ -16,6 +17,8 @@ from agent_store.errors import StoreError, StoreUnavailable
 _LOG = get_logger("beat")
 BEAT_SECONDS: Final = 3.0
 """Between the 2 and 5 s after which readers count a heartbeat as late."""
+LEAST_SECONDS: Final = 0.5
+"""Between two heartbeats; a model's change is told at once otherwise."""
 ERROR_SECONDS: Final = 1.0
 """Errors are written sooner than metrics: somebody is looking for them."""
 
@@ -24,7 +27,8 @@ def heartbeat_details(context: RuntimeContext, engine: AgentEngine, started_at: 
     """Return the `details` of a heartbeat row: what status shows about a pod.
 
     Shape: {version, revision, instance, epoch, startedAt, ready, draining, runningTurns, sessions: {active},
-    model: {configured, answering}, checks: [{name, ok, reason, message}]}.
+    model: {configured, answering}, checks: [{name, ok, reason, message}],
+    models: [{name, model, ok, reason, message, since, checkedAt}]}.
     """
     statistics = engine.statistics()
     checks = context.checks()
@@ -40,6 +44,7 @@ def heartbeat_details(context: RuntimeContext, engine: AgentEngine, started_at: 
         "sessions": {"active": statistics.sessions},
         "model": {"configured": engine.spec.models[0].display, "answering": engine.telemetry.answering},
         "checks": [check.model_dump() for check in checks],
+        "models": [check.model_dump(mode="json", by_alias=True) for check in engine.models.checks()],
     }
 
 
@@ -51,20 +56,20 @@ class Beater:
         self._started_at = context.clock.now()
 
     async def beat_for_ever(self, pulse: Pulse) -> None:
-        """Write the heartbeat of every agent, every BEAT_SECONDS."""
+        """Write the heartbeat of every agent, every BEAT_SECONDS and when what is known of a model changed."""
         while True:
             pulse()
             if any(engine.lease_held for engine in self._context.engines.values()):
+                self._context.models_changed.clear()
                 await self.beat_once()
-                await self._context.clock.sleep(BEAT_SECONDS)
+                await self._context.clock.sleep(LEAST_SECONDS)
+                await wait_event(self._context.models_changed, BEAT_SECONDS - LEAST_SECONDS)
             else:
                 await self._context.clock.sleep(0.5)
 
     async def beat_once(self) -> None:
         """Write one heartbeat per agent; failures are left to the lease's loop to notice."""
-        ready = is_ok(self._context.checks())
         for engine in self._context.engines.values():
-            engine.telemetry.ready(ready)
             with suppress(StoreError):
                 details = heartbeat_details(self._context, engine, self._started_at)
                 await self._context.store.beat(engine.agent.id, self._context.settings.pod_name, dict(details))

@@ -1,22 +1,24 @@
 """What the process consists of, handed to its edges."""
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from agent_api.wire import CheckResult, HealthOut
+from agent_api.wire import CheckResult, HealthOut, ModelCheck
 from agent_runtime import health
 from agent_runtime.auth import KeyRing
 from agent_runtime.clock import Clock
 from agent_runtime.errors import NotFound, Overloaded
 from agent_runtime.health import AgentHealth
+from agent_runtime.llm.catalog import ModelPool
 from agent_runtime.loop.engine import AgentEngine
 from agent_runtime.settings import RuntimeSettings
 from agent_runtime.supervisor import Supervisor
-from agent_runtime.telemetry.metrics import RuntimeMetrics
+from agent_runtime.telemetry.metrics import ProcessGauges, RuntimeMetrics
 from agent_runtime.telemetry.recorder import Recorder
 from agent_runtime.telemetry.scrub import Scrubber
-from agent_store.ports import Store
+from agent_store.ports import Instrumented, Store
 
 
 @dataclass(slots=True)
@@ -52,6 +54,9 @@ class RuntimeContext:
     scrubber: Scrubber
     metrics: RuntimeMetrics
     recorder: Recorder
+    models: ModelPool
+    models_changed: asyncio.Event
+    """Set when what is known of a model changed; whoever tells of it clears it."""
     waiters: Turnstile = field(default_factory=lambda: Turnstile(4096))
 
     def engine(self, namespace: str, name: str) -> AgentEngine:
@@ -67,7 +72,8 @@ class RuntimeContext:
 
     def readiness(self) -> HealthOut:
         """Return what /readyz says."""
-        return self._health(self.checks())
+        models = [check for engine in self.engines.values() for check in engine.models.checks()]
+        return self._health(self.checks(), models)
 
     def checks(self) -> list[CheckResult]:
         """Return the checks of readiness."""
@@ -77,5 +83,32 @@ class RuntimeContext:
         ]
         return health.readiness(self.supervisor.stuck(), agents)
 
-    def _health(self, checks: list[CheckResult]) -> HealthOut:
-        return HealthOut(ok=health.is_ok(checks), version=self.version, revision=self.settings.revision, checks=checks)
+    def refresh_gauges(self) -> None:
+        """Bring the gauges of all agents to what is true now; called before a scrape."""
+        ready = health.is_ok(self.checks())
+        for engine in self.engines.values():
+            statistics = engine.statistics()
+            engine.telemetry.ready(ready, lease_held=statistics.lease_held)
+            engine.telemetry.running(statistics.running)
+            engine.telemetry.sessions(statistics.sessions)
+            engine.telemetry.models(engine.models.checks())
+
+    def gauges(self) -> ProcessGauges:
+        """Return what metrics show of the process itself."""
+        pool = self.store.statistics() if isinstance(self.store, Instrumented) else None
+        return ProcessGauges(
+            pool_open=pool.open if pool else 0,
+            pool_idle=pool.idle if pool else 0,
+            pool_limit=self.settings.postgres_connections,
+            waiting_requests=self.waiters.inside,
+            dropped_errors=self.recorder.dropped_errors,
+        )
+
+    def _health(self, checks: list[CheckResult], models: Sequence[ModelCheck] = ()) -> HealthOut:
+        return HealthOut(
+            ok=health.is_ok(checks),
+            version=self.version,
+            revision=self.settings.revision,
+            checks=checks,
+            models=list(models),
+        )

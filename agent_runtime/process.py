@@ -5,6 +5,7 @@ logged: refuse new work → let turns finish → cancel the rest → save, relea
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -14,23 +15,25 @@ from agent_runtime.auth import KeyRing
 from agent_runtime.beat import Beater
 from agent_runtime.clock import Clock, SystemClock
 from agent_runtime.context import RuntimeContext, Turnstile
-from agent_runtime.llm.catalog import build_models
+from agent_runtime.llm.catalog import ModelPool
+from agent_runtime.llm.port import ModelError
 from agent_runtime.loop.engine import AgentEngine, Collaborators
 from agent_runtime.loop.keeper import wait_event
 from agent_runtime.settings import RuntimeSettings
-from agent_runtime.supervisor import Supervisor
+from agent_runtime.supervisor import Pulse, Supervisor
 from agent_runtime.telemetry.agent import AgentName, AgentTelemetry
 from agent_runtime.telemetry.logs import get_logger
 from agent_runtime.telemetry.metrics import RuntimeMetrics
 from agent_runtime.telemetry.recorder import Recorder
 from agent_runtime.telemetry.scrub import Scrubber, url_secrets
 from agent_runtime.tools.none import NoTools
-from agent_store.ports import Store
+from agent_store.ports import Instrumented, Store
 
 _LOG = get_logger("process")
 SAVE_TIMEOUT: Final = 5.0
 FLUSH_TIMEOUT: Final = 2.0
 CLOSE_TIMEOUT: Final = 2.0
+LAG_TICK: Final = 0.5
 
 
 class Runtime:
@@ -47,6 +50,27 @@ class Runtime:
             engine.start()
         self.context.supervisor.start_loop("heartbeat", self._beater.beat_for_ever)
         self.context.supervisor.start_loop("telemetry", self._beater.flush_for_ever)
+        self.context.supervisor.start_loop("lag", self._measure_lag)
+        for number, access in enumerate(self.context.models.accesses):
+            self.context.supervisor.start_loop(f"models-{number}", access.watch)
+        if self.context.models.accesses:
+            self.context.supervisor.spawn(self._begin_models(), name="begin-models")
+
+    async def _begin_models(self) -> None:
+        """Check models and load their libraries as soon as the process is ready, which must not wait for either."""
+        await self.wait_ready()
+        try:
+            await self.context.models.begin()
+        except ModelError as error:
+            _LOG.error("library_missing", message=error.message)
+
+    async def _measure_lag(self, pulse: Pulse) -> None:
+        clock, lag = self.context.clock, self.context.metrics.lag
+        while True:
+            pulse()
+            due = clock.monotonic() + LAG_TICK
+            await clock.sleep(LAG_TICK)
+            lag.observe(max(0.0, clock.monotonic() - due))
 
     async def wait_ready(self) -> None:
         """Return once the process is ready."""
@@ -91,6 +115,7 @@ class Runtime:
         await self.context.supervisor.stop_tasks()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self.context.models.aclose()
                 await self.context.store.aclose()
         _LOG.info("stopped")
 
@@ -108,13 +133,17 @@ def build_runtime(
     clock = clock or SystemClock()
     scrubber = scrubber or build_scrubber(settings, clock)
     recorder = Recorder(store, scrubber, clock)
-    metrics = RuntimeMetrics(VERSION)
+    metrics = RuntimeMetrics(VERSION, _only(agents))
+    if isinstance(store, Instrumented):
+        store.observe(metrics.on_store_call)
     telemetries = {settings.id_of(agent): _telemetry(agent, settings, metrics, recorder, clock) for agent in agents}
     first = telemetries[settings.id_of(agents[0])]
     supervisor = Supervisor(clock, first.broke)
+    models_changed = asyncio.Event()
+    pool = ModelPool(settings.secrets_dir, clock, models_changed.set)
     engines = {
         (agent.metadata.namespace, agent.metadata.name): _engine(
-            agent, settings, store, clock, supervisor, telemetries[settings.id_of(agent)]
+            agent, settings, store, clock, supervisor, telemetries[settings.id_of(agent)], pool
         )
         for agent in agents
     }
@@ -129,9 +158,17 @@ def build_runtime(
         scrubber=scrubber,
         metrics=metrics,
         recorder=recorder,
+        models=pool,
+        models_changed=models_changed,
         waiters=Turnstile(settings.bounds.waiters),
     )
+    metrics.sample(context.gauges)
     return Runtime(context, Beater(context))
+
+
+def _only(agents: Sequence[Agent]) -> tuple[str, str]:
+    """Return name and namespace of the one agent of the process, empty if it serves several."""
+    return (agents[0].metadata.name, agents[0].metadata.namespace) if len(agents) == 1 else ("", "")
 
 
 def _name(agent: Agent, settings: RuntimeSettings) -> AgentName:
@@ -141,7 +178,8 @@ def _name(agent: Agent, settings: RuntimeSettings) -> AgentName:
 def _telemetry(
     agent: Agent, settings: RuntimeSettings, metrics: RuntimeMetrics, recorder: Recorder, clock: Clock
 ) -> AgentTelemetry:
-    return AgentTelemetry(_name(agent, settings), metrics, recorder, clock)
+    models = tuple(model.display for model in agent.spec.models)
+    return AgentTelemetry(_name(agent, settings), metrics, recorder, clock, models)
 
 
 def _engine(
@@ -151,10 +189,11 @@ def _engine(
     clock: Clock,
     supervisor: Supervisor,
     telemetry: AgentTelemetry,
+    pool: ModelPool,
 ) -> AgentEngine:
     parts = Collaborators(
         store=store,
-        models=build_models(agent.spec.models, clock),
+        models=pool.agent(agent.spec.models),
         tools=NoTools(),
         clock=clock,
         supervisor=supervisor,

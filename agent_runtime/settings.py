@@ -4,21 +4,24 @@
 | --- | --- | --- |
 | ABIDE_MANIFEST | /etc/abide/agent.json | file with the Agent manifest(s), JSON or YAML, complete |
 | ABIDE_POSTGRES_URL | (required) | where state is kept |
-| ABIDE_POSTGRES_CONNECTIONS | 5 | most connections to Postgres; each costs the server memory |
-| ABIDE_AGENT_ID | derived from the name | UUID of the agent's rows; only with one agent in the manifest |
-| ABIDE_INSTANCE | random | identity over restarts: a restart with the same one takes over at once |
-| ABIDE_POD_NAME | host name | name under which heartbeats are written |
-| ABIDE_REVISION | empty | revision of the manifest |
+| ABIDE_POSTGRES_CONNECTIONS | 5 | most connections to Postgres; more help a busy agent where commits are slow |
+| ABIDE_AGENT_ID | (derived from namespace and name) | UUID of the agent's rows; only with one agent in the manifest |
+| ABIDE_INSTANCE | (random) | identity over restarts: a restart with the same one takes over at once |
+| ABIDE_POD_NAME | (host name) | name under which heartbeats are written |
+| ABIDE_REVISION | (empty) | revision of the manifest |
 | ABIDE_API_KEYS_DIR | /etc/abide/api-keys | each file holds one valid key; read again when it changes |
 | ABIDE_AUTH | key | `key`, or `none` for development only |
 | ABIDE_SECRETS_DIR | /etc/abide/secrets | files `<secret>/<key>` of the model providers |
-| ABIDE_HOST, ABIDE_PORT | 0.0.0.0, 8080 | where to listen; port 0 takes a free one |
-| ABIDE_LOG_FORMAT, ABIDE_LOG_LEVEL | json, info | `json` or `console`; debug, info, warning or error |
+| ABIDE_HOST | 0.0.0.0 | address to listen on |
+| ABIDE_PORT | 8080 | port to listen on; 0 takes a free one |
+| ABIDE_LOG_FORMAT | json | `json` on stdout or `console` on stderr |
+| ABIDE_LOG_LEVEL | info | `debug`, `info`, `warning` or `error` |
 | ABIDE_DRAIN_SECONDS | 20 | how long running turns may take to finish after SIGTERM |
 | ABIDE_MAX_RUNNING_TURNS | 512 | turns at once per agent; more are refused with 503 |
 | ABIDE_MAX_WAITERS | 4096 | requests that may wait for an outcome at once |
 | ABIDE_MAX_CACHED_SESSIONS | 10000 | sessions kept in memory per agent |
-| ABIDE_FAILPOINTS, ABIDE_FAILPOINTS_TRACE | empty | tests only, see agent_store.failpoints |
+| ABIDE_FAILPOINTS | (empty) | tests only, see agent_store.failpoints |
+| ABIDE_FAILPOINTS_TRACE | (empty) | tests only, see agent_store.failpoints |
 """
 
 import os

@@ -4,11 +4,11 @@ The Postgres adapter is agent_store.postgres. Every method may raise StoreUnavai
 method. Every call has a deadline of its own (see StoreSettings), after which the connection is dropped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from agent_api.wire import TurnStatus
@@ -183,7 +183,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class ErrorRecord:
-    """One row of `agent_errors`, already scrubbed of secrets."""
+    """One row of `agent_errors`, already scrubbed of secrets. `id` is set where rows are listed."""
 
     agent_id: UUID
     error_type: str
@@ -191,6 +191,7 @@ class ErrorRecord:
     stack_trace: str = ""
     context: dict[str, Any] = field(default_factory=dict)
     occurred_at: datetime | None = None
+    id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,63 @@ class Heartbeat:
     pod: str
     at: datetime
     details: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """An agent of which rows are kept, living or deleted."""
+
+    id: UUID
+    namespace: str
+    name: str
+    created_at: datetime
+
+
+class AgentStore(Protocol):
+    """Whose rows an id stands for, and how they go."""
+
+    async def find_agent(self, agent_id: UUID) -> AgentRecord | None:
+        """Return the agent whose rows are kept under this id, or None."""
+        ...
+
+    async def erase_agent(self, agent_id: UUID) -> bool:
+        """Delete a bounded number of the agent's rows; True once none is left, so call it until then. Idempotent.
+
+        The first call fences running turns and lets no process register for this id any more. Audit rows
+        (`system_events`) stay until their retention is over.
+        """
+        ...
+
+
+OnStoreCall = Callable[[str, float, str | None], None]
+"""Told of each statement: `<method>.<n>`, its seconds with the wait for a connection, the reason if it failed."""
+
+
+class PoolCounts(Protocol):
+    """How many connections are open, and how many of these are idle."""
+
+    @property
+    def open(self) -> int:
+        """Connections that are open."""
+        ...
+
+    @property
+    def idle(self) -> int:
+        """Of these, how many nobody uses."""
+        ...
+
+
+@runtime_checkable
+class Instrumented(Protocol):
+    """A store that tells how it does."""
+
+    def observe(self, on_call: OnStoreCall) -> None:
+        """Tell `on_call` of every statement from now on; it must not block or raise."""
+        ...
+
+    def statistics(self) -> PoolCounts:
+        """Return how many connections are open and idle."""
+        ...
 
 
 class LeaseStore(Protocol):
@@ -349,6 +407,15 @@ class TelemetryStore(Protocol):
         """Return the newest error of each agent that has one."""
         ...
 
+    async def list_errors(
+        self, agent_id: UUID, *, error_type: str | None = None, before: tuple[datetime, UUID] | None, limit: int
+    ) -> list[ErrorRecord]:
+        """Return the agent's errors, of one type if it is given, newest first, older than the cursor `before`.
+
+        Each has its `id` and `occurred_at`; traces are left out.
+        """
+        ...
+
     async def session_counts(self, agent_ids: Sequence[UUID] | None = None) -> dict[UUID, int]:
         """Return the number of sessions per agent."""
         ...
@@ -365,7 +432,7 @@ class TelemetryStore(Protocol):
         ...
 
 
-class Store(LeaseStore, TurnStore, SessionStore, TelemetryStore, Protocol):
+class Store(AgentStore, LeaseStore, TurnStore, SessionStore, TelemetryStore, Protocol):
     """All of it, as one adapter implements it."""
 
     async def check(self) -> None:

@@ -1,35 +1,32 @@
-"""Turns per second of the store alone, beside pgbench doing the same writes, and the bytes a turn takes on disk.
+"""Turns per second of the store alone, beside pgbench doing the same writes.
 
-    python benchmarks/store_turns.py [--seconds 10] [--sessions 32] [--connections 5]
+    python -m benchmarks.store_turns [--quick] [--seconds 5] [--rounds 3] [--sessions 32] [--connections 5]
 
 A turn is accept + complete with 200 bytes in and 400 out, in process, on an embedded Postgres with fsync on. Both share
-the machine with Postgres, and run one after the other, so that their ratio is worth more than either figure.
+the machine with Postgres and are measured in turn, so that their ratio is worth more than either figure.
 """
 
 import argparse
 import asyncio
-import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import psycopg
 import uvloop
 
 from agent_api.wire import TurnStatus
-from agent_store.embedded import EmbeddedPostgres
 from agent_store.ids import new_id
-from agent_store.migrate import migrate
 from agent_store.ports import NewMessage, NewTurn, Outcome, Owner, SessionKey
 from agent_store.postgres.store import PostgresStore
 from agent_store.settings import StoreSettings
+from benchmarks import common
+from benchmarks.common import CONTENT, Report, Sample
+from benchmarks.contest import Round, run_rounds
 
-CONTENT = "u" * 200
-REPLY = NewMessage("assistant", "a" * 400)
+REPLY = NewMessage("assistant", common.REPLY)
 DONE = Outcome(TurnStatus.COMPLETED, [REPLY], "echo/echo", 1, input_tokens=50, output_tokens=100)
-TABLES = ("sessions", "turns", "active_turns", "messages")
 
 # The same rows are written and removed as by one turn, without any of the conditions.
 PGBENCH = """
@@ -75,83 +72,93 @@ async def run_turns(store: PostgresStore, owner: Owner, key: SessionKey, deadlin
     return done
 
 
-async def measure_store(url: str, agent: UUID, sessions: int, seconds: float, connections: int) -> tuple[float, float]:
-    """Return turns per second, and this process's CPU microseconds per turn."""
+async def measure_store(url: str, agent: UUID, sessions: int, seconds: float, connections: int) -> Round:
+    """Return one round of turns, in sessions that are there afterwards."""
     store = PostgresStore(url, StoreSettings(max_connections=connections))
     owner = await store.register(agent, "default", "bench", "bench", ttl=3600)
     keys = [SessionKey(agent, "bench", f"s{number}") for number in range(sessions)]
     await asyncio.gather(*(run_turns(store, owner, key, float("inf"), 5) for key in keys))
     started, cpu = time.perf_counter(), time.process_time()
     done = sum(await asyncio.gather(*(run_turns(store, owner, key, started + seconds, 10**9) for key in keys)))
-    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
+    made = Round(done, time.perf_counter() - started, time.process_time() - cpu)
     await store.aclose()
-    return done / elapsed, cpu / done * 1e6
+    return made
 
 
-def measure_pgbench(server: EmbeddedPostgres, agent: UUID, clients: int, seconds: float) -> float | None:
-    """Return pgbench's transactions pairs (one turn each) per second; None if there is no pgbench."""
-    program = server.binaries / "pgbench"
-    if not program.exists():
-        return None
+def measure_pgbench(binaries: Path, url: str, agent: UUID, clients: int, seconds: float) -> float:
+    """Return pgbench's pairs of transactions (one turn each) per second; the agent has the sessions s0, s1 …"""
+    program = binaries / "pgbench"
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(PGBENCH.format(agent=agent, content=CONTENT, reply=REPLY.content))
         script.flush()
-        command = [program, "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(round(seconds))]
-        done = subprocess.run([*command, "-f", script.name, server.url], capture_output=True, text=True, check=False)
+        command = [
+            str(program),
+            "-n",
+            "-M",
+            "prepared",
+            "-c",
+            str(clients),
+            "-j",
+            "2",
+            "-T",
+            str(max(1, round(seconds))),
+        ]
+        done = subprocess.run([*command, "-f", script.name, url], capture_output=True, text=True, check=False)
     rates = [line.split()[2] for line in done.stdout.splitlines() if line.startswith("tps = ")]
     if done.returncode != 0 or not rates:
         raise RuntimeError(done.stderr[-2000:])
     return float(rates[0])
 
 
-async def measure_bytes(url: str, agent: UUID, turns: int, sessions: int) -> float:
-    """Return the bytes per turn of heap, indexes and TOAST after VACUUM, in sessions of `turns` turns."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        for table in TABLES:
-            connection.execute(f"TRUNCATE abide.{table}".encode())
-        store = PostgresStore(url)
-        owner = await store.register(agent, "default", "bench", "bench", ttl=3600)
-        keys = [SessionKey(agent, "bench", str(uuid4())) for _ in range(sessions)]
-        done = sum(await asyncio.gather(*(run_turns(store, owner, key, float("inf"), turns) for key in keys)))
-        await store.aclose()
-        size = 0
-        for table in TABLES:
-            connection.execute(f"VACUUM abide.{table}".encode())
-            row = connection.execute(f"SELECT pg_total_relation_size('abide.{table}')".encode()).fetchone()
-            size += row[0] if row else 0
-        return size / done
+def measure(options: argparse.Namespace) -> Report:
+    """Measure the store and pgbench in turn."""
+    report = Report("store_turns")
+    sessions, connections = options.sessions, options.connections
+    with common.database() as (server, url):
+        agent = uuid4()
+
+        def store(seconds: float) -> Round:
+            return uvloop.run(measure_store(url, agent, sessions, seconds, connections))
+
+        def pgbench(clients: int, seconds: float) -> Round:
+            return Round(round(measure_pgbench(server.binaries, url, agent, clients, seconds) * seconds), seconds, 0.0)
+
+        store(0.5)  # makes the sessions that pgbench talks in
+        rounds = run_rounds(
+            {
+                "store": store,
+                f"pgbench-{connections}": lambda seconds: pgbench(connections, seconds),
+                f"pgbench-{sessions}": lambda seconds: pgbench(sessions, seconds),
+            },
+            rounds=options.rounds,
+            seconds=options.seconds,
+        )
+    for name, found in rounds.items():
+        rates = Sample([one.rate for one in found])
+        shares = Sample([mine.rate / other.rate for mine, other in zip(rounds["store"], found, strict=True)])
+        report.rows.append(
+            {
+                "contestant": name,
+                "turns/s": rates.median,
+                "spread": f"{rates.spread:.0%}",
+                "CPU µs/turn": Sample([one.cpu_micros for one in found]).median,
+                "the store's share": f"{shares.median:.0%}",
+            }
+        )
+    return report
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--sessions", type=int, default=32)
-    parser.add_argument("--connections", type=int, default=StoreSettings().max_connections)
-    options = parser.parse_args()
-    sessions, seconds, connections = options.sessions, options.seconds, options.connections
-    folder = Path(tempfile.mkdtemp(prefix="abide-bench-"))
-    server = EmbeddedPostgres(folder)
-    try:
-        server.start()
-        migrate(server.url)
-        agent = uuid4()
-        rate, cpu = uvloop.run(measure_store(server.url, agent, sessions, seconds, connections))
-        print(f"store: {rate:,.0f} turns/s, {sessions} busy sessions, {connections} connections, {cpu:.0f} µs CPU each")
-        for clients in (connections, sessions):
-            reference = measure_pgbench(server, agent, clients, seconds)
-            if reference is None:
-                print("pgbench: not available")
-                break
-            print(
-                f"pgbench, same writes, {clients} clients: {reference:,.0f}/s; the store: {rate / reference:.0%} of it"
-            )
-        for turns, many in ((10, 1000), (1000, 10)):
-            size = uvloop.run(measure_bytes(server.url, agent, turns, many))
-            print(f"bytes per turn after VACUUM, {many} sessions of {turns} turns: {size:,.0f}")
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    made = common.parser(__doc__)
+    made.add_argument("--seconds", type=float, default=5.0, help="length of one round")
+    made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--sessions", type=int, default=32)
+    made.add_argument("--connections", type=int, default=StoreSettings().max_connections)
+    options = made.parse_args()
+    if options.quick:
+        options.seconds, options.rounds = 1.0, 1
+    measure(options).publish(options.json)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ class EchoModel:
     timeout: float
     clock: Clock
     delay: float = 0.0
+    stream_idle: float = 30.0
+
+    async def prepare(self) -> None:
+        """There is nothing to load."""
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:
         """Yield the text, then the count."""

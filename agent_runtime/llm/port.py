@@ -46,7 +46,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of the reply's text."""
+    """A piece of the reply's text; an empty one says that the model is at work (it thinks, or writes a tool call)."""
 
     text: str
 
@@ -69,22 +69,56 @@ class FailureKind(StrEnum):
     TIMEOUT = "ModelTimeout"
     UNREACHABLE = "ModelUnreachable"
     REFUSED = "ModelRefused"
+    UNKNOWN_PARAMETER = "UnknownParameter"
     BROKEN = "ModelBroken"
 
 
 class ModelError(Exception):
-    """A model call failed. `message` is fit for callers; `retryable` says whether the same model may do better soon."""
+    """A model call failed.
 
-    def __init__(self, kind: FailureKind, message: str, *, retryable: bool = False) -> None:
+    `message` says what the model did ("answered 401") and `state` what it does ("answers 401"): both follow the
+    model's name, are fit for callers, and never repeat the provider's own words, which may hold keys or content.
+    `retryable`: the same model may do better soon. `about_message`: what was sent is to blame, not the model.
+    `status`: the HTTP status, if there was one.
+    """
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        message: str,
+        *,
+        state: str = "",
+        retryable: bool = False,
+        about_message: bool = False,
+        status: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
+        self.state = state or message
         self.retryable = retryable
+        self.about_message = about_message
+        self.status = status
 
     @classmethod
-    def from_status(cls, status: int) -> "ModelError":
-        """Return the error that an HTTP status of a provider stands for (RFC 9110, section 15)."""
-        return cls(_kind(status), f"answered {status}", retryable=status in (408, 409, 425, 429) or status >= 500)
+    def from_status(cls, status: int, code: str = "") -> "ModelError":
+        """Return the error that an HTTP status of a provider stands for (RFC 9110, section 15).
+
+        `code` is the provider's word for it, one of few known ones.
+        """
+        words = f"{status} ({code})" if code else str(status)
+        return cls(
+            _kind(status),
+            f"answered {words}",
+            state=f"answers {words}",
+            retryable=status in (408, 409, 425, 429) or status >= 500,
+            about_message=status == 413,
+            status=status,
+        )
+
+
+class NotAsked(ModelError):  # noqa: N818 - what did not happen, not a mistake
+    """The model was not called, since it is known that the provider refuses its key."""
 
 
 def _kind(status: int) -> FailureKind:
@@ -93,7 +127,7 @@ def _kind(status: int) -> FailureKind:
             return FailureKind.AUTH_FAILED
         case 404:
             return FailureKind.NOT_FOUND
-        case 429:
+        case 402 | 429:
             return FailureKind.RATE_LIMITED
         case 408 | 504:
             return FailureKind.TIMEOUT
@@ -111,6 +145,18 @@ class Model(Protocol):
     @property
     def timeout(self) -> float:
         """Longest wait for the first token of one attempt, in seconds."""
+        ...
+
+    @property
+    def stream_idle(self) -> float:
+        """Longest silence between two items of one attempt, in seconds."""
+        ...
+
+    async def prepare(self) -> None:
+        """Load what calls need; returns at once when that is done. Its time is ours, not the provider's.
+
+        Raises ModelError.
+        """
         ...
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:

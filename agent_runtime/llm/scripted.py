@@ -22,6 +22,10 @@ class ScriptedModel:
     clock: Clock
     replies: Sequence[str | ScriptedReply]
     delay: float = 0.0
+    stream_idle: float = 30.0
+
+    async def prepare(self) -> None:
+        """There is nothing to load."""
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:
         """Yield the entry's text in pieces, then its tool calls."""

@@ -20,6 +20,7 @@ from agent_runtime.llm.port import (
     ModelEnd,
     ModelError,
     ModelRequest,
+    NotAsked,
     TextDelta,
     ToolCall,
 )
@@ -54,17 +55,23 @@ TOOLS_AT_ONCE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """What became of one model call: `failure` is None if it succeeded."""
+    """What became of one model call: `failure` is None if it succeeded, `first_token` None if none came (seconds)."""
 
     model: str
     seconds: float
     failure: FailureKind | None
     message: str = ""
+    first_token: float | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    entry: int = 0
+    """Which of the plan's models it was."""
+    error: ModelError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """Who is told what happened: every model call, and defects with their traceback."""
+    """Who is told what happened: every model call that was made, and defects with their traceback."""
 
     model_called: Callable[[ModelCall], None]
     broke: Callable[[BaseException, str], None]
@@ -116,6 +123,7 @@ class TurnRun:
         self._work = work
         self._stream = stream
         self._state = TurnState(work.plan)
+        self._first_token_at: float | None = None
 
     async def run(self) -> Outcome:
         """Return the turn's outcome; every failure is one.
@@ -180,21 +188,30 @@ class TurnRun:
             tools=self._tools.specs(),
         )
         started = self._clock.monotonic()
-        event = await self._stream_model(model, request, effect.call)
-        seconds = self._clock.monotonic() - started
-        failed = event if isinstance(event, ModelFailed) else None
-        self._observer.model_called(
-            ModelCall(model.display, seconds, failed.kind if failed else None, failed.message if failed else "")
-        )
-        return event
+        self._first_token_at = None
+        answer = await self._stream_model(model, request, effect.call)
+        if not isinstance(answer, NotAsked):
+            seconds = self._clock.monotonic() - started
+            first_token = self._first_token_at - started if self._first_token_at is not None else None
+            self._observer.model_called(_to_call(model.display, effect.model, seconds, answer, first_token))
+        if isinstance(answer, ModelError):
+            return ModelFailed(effect.call, answer.kind, answer.message, answer.retryable)
+        return answer
 
-    async def _stream_model(self, model: Model, request: ModelRequest, call: int) -> ModelAnswered | ModelFailed:
+    async def _stream_model(self, model: Model, request: ModelRequest, call: int) -> ModelAnswered | ModelError:
         parts: list[str] = []
         length = 0
+        now = asyncio.get_running_loop().time
+        patience = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(model.timeout) as patience, aclosing(model.stream(request)) as items:
+            await model.prepare()
+            async with patience, aclosing(model.stream(request)) as items:
+                patience.reschedule(now() + model.timeout)
                 async for item in items:
-                    patience.reschedule(None)  # timeoutSeconds runs to the first token
+                    # timeoutSeconds runs to the first token, streamIdleSeconds from each to the next.
+                    patience.reschedule(now() + model.stream_idle)
+                    if self._first_token_at is None:
+                        self._first_token_at = self._clock.monotonic()
                     if isinstance(item, ModelEnd):
                         return ModelAnswered(
                             call, "".join(parts), item.tool_calls, item.input_tokens, item.output_tokens
@@ -203,17 +220,33 @@ class TurnRun:
                     length += len(item.text)
                     if length > MOST_REPLY_CHARS:
                         message = f"did not stop after {MOST_REPLY_CHARS} characters"
-                        return ModelFailed(call, FailureKind.REFUSED, message)
+                        return ModelError(FailureKind.REFUSED, message, state="does not stop")
                     self._tell(item)
         except TimeoutError:
-            words = f"gave no token within {model.timeout:g} s" if patience.expired() else "did not answer in time"
-            return ModelFailed(call, FailureKind.TIMEOUT, words)
+            return self._too_slow(model, patience.expired())
         except ModelError as error:
-            return ModelFailed(call, error.kind, error.message, error.retryable)
+            return error
         except Exception as error:  # an adapter's defect must not keep the next model from answering
             self._observer.broke(error, traceback.format_exc())
-            return ModelFailed(call, FailureKind.BROKEN, "could not be called because of an internal error")
-        return ModelFailed(call, FailureKind.BROKEN, "ended its answer early", retryable=True)
+            return ModelError(
+                FailureKind.BROKEN, "could not be called because of an internal error", state="cannot be called"
+            )
+        return ModelError(FailureKind.BROKEN, "ended its answer early", state="ends its answers early", retryable=True)
+
+    def _too_slow(self, model: Model, expired: bool) -> ModelError:
+        if not expired:
+            return ModelError(FailureKind.TIMEOUT, "did not answer in time", state="does not answer in time")
+        if self._first_token_at is None:
+            return ModelError(
+                FailureKind.TIMEOUT,
+                f"gave no token within {model.timeout:g} s",
+                state=f"does not answer within {model.timeout:g} s",
+            )
+        return ModelError(
+            FailureKind.TIMEOUT,
+            f"fell silent for {model.stream_idle:g} s in the middle of its answer",
+            state=f"falls silent for {model.stream_idle:g} s in the middle of its answers",
+        )
 
     def _tell(self, delta: TextDelta) -> None:
         if delta.text:
@@ -232,6 +265,14 @@ class TurnRun:
         for task in tasks:
             effects = self._feed(task.result())
         return effects
+
+
+def _to_call(
+    model: str, entry: int, seconds: float, answer: ModelAnswered | ModelError, first_token: float | None
+) -> ModelCall:
+    if isinstance(answer, ModelError):
+        return ModelCall(model, seconds, answer.kind, answer.message, first_token, entry=entry, error=answer)
+    return ModelCall(model, seconds, None, "", first_token, answer.input_tokens, answer.output_tokens, entry=entry)
 
 
 def trim_messages(work: TurnWork, lines: Iterable[NewMessage]) -> tuple[ChatMessage, ...]:

@@ -17,8 +17,10 @@ from agent_api.wire import TurnStatus
 from agent_runtime.clock import Clock
 from agent_runtime.errors import Draining, NotFound, NotReady, Overloaded, RunsElsewhere
 from agent_runtime.ids import new_turn_id
-from agent_runtime.llm.port import ChatMessage, Model
+from agent_runtime.llm.catalog import AgentModels
+from agent_runtime.llm.port import ChatMessage
 from agent_runtime.loop.driver import (
+    ModelCall,
     Observer,
     TurnDriver,
     TurnRun,
@@ -72,7 +74,7 @@ class Collaborators:
     """What an engine works with; the composition root picks them."""
 
     store: Store
-    models: tuple[Model, ...]
+    models: AgentModels
     tools: Tools
     clock: Clock
     supervisor: Supervisor
@@ -94,7 +96,7 @@ class AgentEngine:
         self._clock = parts.clock
         self._supervisor = parts.supervisor
         self._plan = Plan(
-            models=tuple(model.display for model in parts.models),
+            models=tuple(model.display for model in parts.models.models),
             max_steps=spec.limits.max_steps,
             fallback=spec.messages.fallback,
         )
@@ -106,8 +108,9 @@ class AgentEngine:
         )
         self.hub = StreamHub()
         self._saver = StateSaver(agent.id, parts.store, parts.clock, self._cache, parts.telemetry)
+        self.models = parts.models
         self._driver = TurnDriver(
-            parts.models, parts.tools, parts.clock, Observer(parts.telemetry.model_called, parts.telemetry.broke)
+            parts.models.models, parts.tools, parts.clock, Observer(self._on_model_call, parts.telemetry.broke)
         )
         self._lease = LeaseKeeper(
             agent,
@@ -176,6 +179,10 @@ class AgentEngine:
     def _loop_name(self, part: str) -> str:
         return f"{part}:{self.agent.namespace}/{self.agent.name}"
 
+    def _on_model_call(self, call: ModelCall) -> None:
+        self.telemetry.model_called(call)
+        self.models.called(call.entry, call.error)
+
     # ---- what it is doing
 
     @property
@@ -237,6 +244,8 @@ class AgentEngine:
             accepted = await self._accept_with_retries(turn, owner)
             if accepted.disposition is not Disposition.DUPLICATE:
                 self.telemetry.message_received()
+            if accepted.disposition is Disposition.QUEUED:
+                self.telemetry.message_queued()
             if accepted.claim is not None:
                 self._runner.begin(accepted.claim, owner)
             return accepted.turn

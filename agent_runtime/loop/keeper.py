@@ -23,6 +23,8 @@ RECONNECT_SECONDS: Final = (0.25, 2.0)
 SILENT_AFTER: Final = 5.0
 """Seconds without an answer from Postgres after which the process is not ready, although no call has failed yet."""
 RELEASE_TIMEOUT: Final = 2.0
+SETTLE_SECONDS: Final = 10.0
+"""So long after the first lease of a process its loss is part of starting, and no error anybody should be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class LeaseKeeper:
         self._wake = asyncio.Event()
         self._granted = asyncio.Event()
         self._contact_at = clock.monotonic()
+        self._first_granted_at: float | None = None
         self._contact = StoreContact(False, Reason.STARTING, "Not connected to Postgres yet.", clock.now())
 
     @property
@@ -137,6 +140,8 @@ class LeaseKeeper:
         self._note(None, "")
         self._lease.granted(owner, sent_at)
         if held is None and self._lease.owner is not None:
+            if self._first_granted_at is None:
+                self._first_granted_at = self._clock.monotonic()
             self._granted.set()
             self._on_granted()
         return self._lease.owner is not None
@@ -155,11 +160,13 @@ class LeaseKeeper:
             return
         self._contact = StoreContact(problem is None, reason, message, self._clock.now())
         _LOG.info("store_contact", agent=self._agent.name, reason=reason.value, message=message)
-        if problem is not None:
+        # Before the first lease the process is starting: a database that is being set up is nobody's error.
+        if problem is not None and self._first_granted_at is not None:
             self._telemetry.error("StoreUnavailable", f"{reason.value}: {message}")
 
     def _lost(self, why: str) -> None:
-        self._telemetry.lease_lost(why)
+        first = self._first_granted_at
+        self._telemetry.lease_lost(why, told=first is not None and self._clock.monotonic() - first > SETTLE_SECONDS)
         self._wake.set()
         self._on_lost()
 

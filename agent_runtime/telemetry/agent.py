@@ -1,21 +1,54 @@
 """Telemetry of one agent: one call per thing that happened, spread to Prometheus, Postgres rows and the log."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from prometheus_client import Counter, Histogram
 
-from agent_api.wire import TurnStatus
+from agent_api.wire import ModelCheck, TurnStatus
 from agent_runtime.clock import Clock
 from agent_runtime.loop.driver import ModelCall
 from agent_runtime.telemetry.logs import get_logger
-from agent_runtime.telemetry.metrics import RuntimeMetrics
+from agent_runtime.telemetry.metrics import (
+    ERROR_TYPES,
+    OUTCOMES,
+    REFUSALS,
+    REFUSED_BY_US,
+    RESULTS,
+    TRIGGERS,
+    RuntimeMetrics,
+    known,
+)
 from agent_runtime.telemetry.recorder import Recorder
 from agent_store.ports import Claim, TurnRecord
 
 _LOG = get_logger("engine")
 REPEAT_SECONDS = 5.0
 """A model that fails every call writes a row of the same kind at most this often while another model answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelSeries:
+    """The series of one model: finding them by their labels costs as much as counting."""
+
+    calls: dict[str, Counter]
+    seconds: Histogram
+    first_token: Histogram
+    tokens_in: Counter
+    tokens_out: Counter
+    answered: Counter
+
+
+def _model_series(metrics: RuntimeMetrics, labels: tuple[str, str, str]) -> _ModelSeries:
+    return _ModelSeries(
+        calls={outcome: metrics.model_calls.labels(*labels, outcome) for outcome in OUTCOMES},
+        seconds=metrics.model_seconds.labels(*labels),
+        first_token=metrics.first_token.labels(*labels),
+        tokens_in=metrics.tokens_in.labels(*labels),
+        tokens_out=metrics.tokens_out.labels(*labels),
+        answered=metrics.answered.labels(*labels),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +63,9 @@ class AgentName:
 class AgentTelemetry:
     """Told by the engine what happened."""
 
-    def __init__(self, agent: AgentName, metrics: RuntimeMetrics, recorder: Recorder, clock: Clock) -> None:
+    def __init__(
+        self, agent: AgentName, metrics: RuntimeMetrics, recorder: Recorder, clock: Clock, models: Sequence[str] = ()
+    ) -> None:
         self._agent = agent
         self._metrics = metrics
         self._recorder = recorder
@@ -46,19 +81,36 @@ class AgentTelemetry:
         self._turns = {
             status: metrics.turns.labels(*self._labels, status.value) for status in TurnStatus if status.is_final
         }
-        self._calls: dict[tuple[str, str], Counter] = {}
-        self._call_seconds: dict[str, Histogram] = {}
-        metrics.takeovers.labels(*self._labels)
-        metrics.lease_losses.labels(*self._labels)
+        self._sli = {result: metrics.sli.labels(*self._labels, result) for result in RESULTS}
+        self._models: dict[str, _ModelSeries] = {}
+        self._begin_at_zero()
+        for model in models:
+            self._model(model)
+
+    def _begin_at_zero(self) -> None:
+        """Make the series that alerts ask for before anything happened."""
+        metrics = self._metrics
+        for counter in (metrics.takeovers, metrics.lease_losses, metrics.queued):
+            counter.labels(*self._labels)
+        for counter, values in ((metrics.errors, ERROR_TYPES), (metrics.refused, REFUSALS), (metrics.saves, TRIGGERS)):
+            for value in values:
+                counter.labels(*self._labels, value)
+        metrics.save_seconds.labels(*self._labels)
 
     def message_received(self) -> None:
         """Count an accepted message."""
         self._messages.inc()
         self._recorder.sample(self._agent.id, "message_received")
 
+    def message_queued(self) -> None:
+        """Count a message that waits for an earlier one of its session."""
+        self._metrics.queued.labels(*self._labels).inc()
+
     def message_refused(self, reason: str) -> None:
         """Count a refused message; `reason` is one of few words."""
         self._metrics.refused.labels(*self._labels, reason).inc()
+        if reason in REFUSED_BY_US:
+            self._sli["bad"].inc()
 
     def running(self, turns: int) -> None:
         """Show how many turns run."""
@@ -68,9 +120,19 @@ class AgentTelemetry:
         """Show how many sessions are in memory."""
         self._sessions.set(in_memory)
 
-    def ready(self, ready: bool) -> None:
-        """Show whether turns can be accepted."""
+    def ready(self, ready: bool, *, lease_held: bool) -> None:
+        """Show whether turns can be accepted, and whether they may be committed."""
         self._metrics.ready.labels(*self._labels).set(ready)
+        self._metrics.lease_held.labels(*self._labels).set(lease_held)
+
+    def models(self, checks: Sequence[ModelCheck]) -> None:
+        """Show which models can be used, as far as it is known; of entries for the same model the best counts."""
+        best: dict[str, bool] = {}
+        for check in checks:
+            if check.ok is not None:
+                best[check.model] = best.get(check.model, False) or check.ok
+        for model, ok in best.items():
+            self._metrics.model_up.labels(*self._labels, model).set(ok)
 
     def turn_taken_over(self, claim: Claim) -> None:
         """Note a turn that another process had begun."""
@@ -83,8 +145,11 @@ class AgentTelemetry:
         self._seconds.observe(seconds)
         self._recorder.sample(self._agent.id, "turn_completed", label=turn.status.value)
         self._recorder.sample(self._agent.id, "turn_duration_ms", seconds * 1000)
+        if turn.status is not TurnStatus.CANCELLED:
+            self._sli["good" if turn.status is TurnStatus.COMPLETED else "bad"].inc()
         if turn.status is TurnStatus.COMPLETED and turn.model is not None:
             self.answering = turn.model
+            self._model(turn.model).answered.inc()
         _LOG.info(
             "turn_finished",
             agent=self._agent.name,
@@ -102,8 +167,7 @@ class AgentTelemetry:
 
     def model_called(self, call: ModelCall) -> None:
         """Count a model call; a failing one leaves a row now and then, so that a working fallback hides nothing."""
-        outcome = call.failure.value if call.failure else "ok"
-        self._count_call(call.model, outcome, call.seconds)
+        self._count_call(call)
         if call.failure is None:
             return
         self._recorder.sample(self._agent.id, "model_call_failed", label=call.failure.value)
@@ -115,24 +179,34 @@ class AgentTelemetry:
                 self._agent.id, call.failure.value, f"{call.model} {call.message}", context={"model": call.model}
             )
 
-    def _count_call(self, model: str, outcome: str, seconds: float) -> None:
-        counter = self._calls.get((model, outcome))
-        if counter is None:
-            counter = self._calls[model, outcome] = self._metrics.model_calls.labels(*self._labels, model, outcome)
-            self._call_seconds[model] = self._metrics.model_seconds.labels(*self._labels, model)
-        counter.inc()
-        self._call_seconds[model].observe(seconds)
+    def _count_call(self, call: ModelCall) -> None:
+        series = self._model(call.model)
+        outcome = call.failure.value if call.failure else "ok"
+        series.calls[outcome].inc()
+        series.seconds.observe(call.seconds)
+        if call.first_token is not None:
+            series.first_token.observe(call.first_token)
+        series.tokens_in.inc(call.input_tokens)
+        series.tokens_out.inc(call.output_tokens)
+
+    def _model(self, model: str) -> "_ModelSeries":
+        series = self._models.get(model)
+        if series is None:
+            series = self._models[model] = _model_series(self._metrics, (*self._labels, model))
+        return series
 
     def state_saved(self, seconds: float, *, trigger: str) -> None:
         """Note a snapshot that was saved by itself: `trigger` is messages, eviction or shutdown."""
         self._metrics.saves.labels(*self._labels, trigger).inc()
+        self._metrics.save_seconds.labels(*self._labels).observe(seconds)
         self._recorder.sample(self._agent.id, "auto_save", label=trigger)
         self._recorder.sample(self._agent.id, "auto_save_ms", seconds * 1000)
 
-    def lease_lost(self, why: str) -> None:
-        """Note that the process may not commit any more."""
+    def lease_lost(self, why: str, *, told: bool = True) -> None:
+        """Note that the process may not commit any more; `told`: as an error row too."""
         self._metrics.lease_losses.labels(*self._labels).inc()
-        self.error("LeaseLost", f"This process lost its lease: {why}.")
+        if told:
+            self.error("LeaseLost", f"This process lost its lease: {why}.")
         _LOG.warning("lease_lost", agent=self._agent.name, namespace=self._agent.namespace, why=why)
 
     def broke(self, error: BaseException, trace: str) -> None:
@@ -150,6 +224,6 @@ class AgentTelemetry:
         session: UUID | None = None,
     ) -> None:
         """Queue a row of `agent_errors`."""
-        self._metrics.errors.labels(*self._labels, error_type).inc()
+        self._metrics.errors.labels(*self._labels, known(error_type, ERROR_TYPES)).inc()
         context = {name: str(value) for name, value in (("turnId", turn), ("sessionId", session)) if value is not None}
         self._recorder.error(self._agent.id, error_type, message, trace=trace, context=context)

@@ -56,8 +56,11 @@ class _Rendered:
         return self._scrub(self._render(event))
 
 
+_ENCODER: Final = json.JSONEncoder(default=str, ensure_ascii=False, separators=(",", ":"))
+
+
 def _render_json(event: Mapping[str, Any]) -> str:
-    return json.dumps(event, default=str, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(event)
 
 
 def _render_console(event: Mapping[str, Any]) -> str:

@@ -19,10 +19,17 @@ SHORTEST_SECRET: Final = 4
 """Shorter values occur in ordinary words; blanking those would hide more than it protects."""
 RELOAD_SECONDS: Final = 1.0
 _SHAPES: Final = (
-    re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)"),
-    re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{6,}"),
-    re.compile(r"(?i)(\b(?:password|passwd|pwd|api[_-]?key|secret|token)\b[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&]{4,}"),
+    (("://",), re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)")),
+    (("bearer",), re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{6,}")),
+    (
+        ("passw", "pwd", "api", "secret", "token"),
+        re.compile(r"(?i)(\b(?:password|passwd|pwd|api[_-]?key|secret|token)\b[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&]{4,}"),
+    ),
 )
+"""Each with signs, in lower case, one of which is in every text it matches: looking for these is many times as fast."""
+_FOLDED: Final = {0x0130: "i", 0x0131: "i", 0x017F: "s", 0x212A: "k"}
+"""What regular expressions that ignore case take for an ASCII letter, and str.lower() does not turn into one."""
+_WITHOUT_SECRET: Final = rf"\g<1>{REDACTED}"
 
 
 class Scrubber:
@@ -42,8 +49,10 @@ class Scrubber:
         self._reload()
         if self._pattern is not None:
             text = self._pattern.sub(REDACTED, text)
-        for shape in _SHAPES:
-            text = shape.sub(rf"\g<1>{REDACTED}", text)
+        folded = (text if text.isascii() else text.translate(_FOLDED)).lower()
+        for signs, shape in _SHAPES:
+            if any(sign in folded for sign in signs):
+                text = shape.sub(_WITHOUT_SECRET, text)
         return text
 
     def _reload(self) -> None:

@@ -13,7 +13,7 @@ from agent_api.version import VERSION
 from agent_runtime.context import RuntimeContext
 from agent_runtime.settings import AuthMode, RuntimeSettings
 from agent_runtime.slim import without_modules
-from agent_runtime.web import openai, states, status, turns
+from agent_runtime.web import errors, openai, states, status, turns
 from agent_runtime.web.edge import Edge
 from agent_runtime.web.problems import field_errors, from_status, invalid
 
@@ -35,7 +35,7 @@ def build_app(settings: RuntimeSettings, *, lifespan: Lifespan | None = None) ->
             RequestValidationError: _on_invalid,
         },
     )
-    for part in (turns.router, states.router, openai.router, status.router):
+    for part in (turns.router, states.router, errors.router, openai.router, status.router):
         # Not include_router: it would put another router, and its bookkeeping per request, around each part.
         app.router.routes.extend(part.routes)
     with without_modules("pydantic.v1"):

@@ -52,7 +52,7 @@ class Edge:
                 raise  # the answer is half sent: only the connection can tell
             await problem.response(scope["path"])(scope, receive, watched_send)
         finally:
-            context.metrics.http.labels(str(started[0]) if started else "none").inc()
+            context.metrics.on_request(started[0] if started else None)
 
 
 def _refusal(scope: Scope, context: RuntimeContext) -> ProblemDetails | None:

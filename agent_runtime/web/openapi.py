@@ -40,6 +40,17 @@ EXAMPLES: Final[Mapping[str, Any]] = {
         "items": [{"name": "s1", "user": "anonymous", "createdAt": _AT, "lastActiveAt": _AT, "messages": 1}],
         "nextCursor": None,
     },
+    "ErrorPage": {
+        "items": [
+            {
+                "time": _AT,
+                "type": "ModelUnreachable",
+                "message": "openai/gpt-5-mini does not answer within 30 s",
+                "turnId": _TURN_ID,
+            }
+        ],
+        "nextCursor": None,
+    },
     "State": {
         "format": "abide.dev/session-state",
         "formatVersion": 1,
@@ -55,6 +66,17 @@ EXAMPLES: Final[Mapping[str, Any]] = {
         "version": "0.1.0",
         "revision": "3f2a9c01de",
         "checks": [{"name": "store", "ok": True, "reason": "", "message": ""}],
+        "models": [
+            {
+                "name": "primary",
+                "model": "openai/gpt-5-mini",
+                "ok": False,
+                "reason": "ModelAuthFailed",
+                "message": "answers 401",
+                "since": _AT,
+                "checkedAt": _AT,
+            }
+        ],
     },
 }
 
@@ -145,6 +167,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "list_messages": Operation("messages", {200: Answer("One page.", "MessagePage", "MessagePage")}, _COMMON),
     "list_sessions": Operation("sessions", {200: Answer("One page.", "SessionPage", "SessionPage")}, _COMMON),
     "delete_session": Operation("sessions", {204: Answer("It is gone.")}, _COMMON),
+    "list_errors": Operation("errors", {200: Answer("One page.", "ErrorPage", "ErrorPage")}, _COMMON),
     "get_turn": Operation("turns", {200: Answer("The turn as it stands.", "TurnResponse", "TurnResponse")}, _COMMON),
     "follow_turn": Operation("turns", {200: Answer(_STREAM, media_type=EVENTS)}, _COMMON),
     "cancel_turn": Operation("turns", {200: _TURN_200, 202: _TURN_202}, (*_COMMON, 409)),
@@ -260,6 +283,7 @@ def _schemas() -> dict[str, Any]:
         wire.TurnResponse,
         wire.MessagePage,
         wire.SessionPage,
+        wire.ErrorPage,
         wire.HealthOut,
         wire.Problem,
         openai_wire.ChatCompletion,

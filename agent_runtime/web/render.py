@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from agent_api.wire import (
+    ErrorOut,
     MessageOut,
     Reply,
     SessionOut,
@@ -15,7 +16,7 @@ from agent_api.wire import (
     TurnResponse,
     TurnStatus,
 )
-from agent_store.ports import SessionRecord, StoredMessage, TurnRecord
+from agent_store.ports import ErrorRecord, SessionRecord, StoredMessage, TurnRecord
 
 
 def turn_response(turn: TurnRecord) -> TurnResponse:
@@ -59,6 +60,22 @@ def session_out(session: SessionRecord) -> SessionOut:
     )
 
 
+def error_out(error: ErrorRecord) -> ErrorOut:
+    """Return one recorded error; its trace and the session's internal id stay inside."""
+    assert error.occurred_at is not None, "what is listed has a time"  # noqa: S101
+    return ErrorOut(
+        time=error.occurred_at, type=error.error_type, message=error.message, turn_id=_uuid(error.context.get("turnId"))
+    )
+
+
+def _uuid(value: object) -> UUID | None:
+    """Return the id, or None for anything else: users may write rows of `agent_errors` themselves."""
+    try:
+        return UUID(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
 def encode_seq_cursor(seq: int) -> str:
     """Return an opaque cursor behind the message `seq`."""
     return _encode(["m", seq])
@@ -74,16 +91,36 @@ def decode_seq_cursor(cursor: str) -> int | None:
 
 def encode_session_cursor(session: SessionRecord) -> str:
     """Return an opaque cursor behind a listed session."""
-    return _encode(["s", session.last_active_at.isoformat(), str(session.id)])
+    return _encode_place("s", session.last_active_at, session.id)
 
 
 def decode_session_cursor(cursor: str) -> tuple[datetime, UUID] | None:
     """Return the place a cursor stands for, or None if it is not one of ours."""
+    return _decode_place("s", cursor)
+
+
+def encode_error_cursor(error: ErrorRecord) -> str:
+    """Return an opaque cursor behind a listed error."""
+    assert error.occurred_at is not None  # noqa: S101 - what is listed has both
+    assert error.id is not None  # noqa: S101
+    return _encode_place("e", error.occurred_at, error.id)
+
+
+def decode_error_cursor(cursor: str) -> tuple[datetime, UUID] | None:
+    """Return the place a cursor stands for, or None if it is not one of ours."""
+    return _decode_place("e", cursor)
+
+
+def _encode_place(kind: str, at: datetime, row: UUID) -> str:
+    return _encode([kind, at.isoformat(), str(row)])
+
+
+def _decode_place(kind: str, cursor: str) -> tuple[datetime, UUID] | None:
     match _decode(cursor):
-        case ["s", str(at), str(session_id)]:
+        case [str(found), str(at), str(row)] if found == kind:
             try:
                 moment = datetime.fromisoformat(at)
-                return (moment, UUID(session_id)) if moment.tzinfo is not None else None
+                return (moment, UUID(row)) if moment.tzinfo is not None else None
             except ValueError:
                 return None
     return None

@@ -33,10 +33,7 @@ async def metrics(request: Request) -> Response:
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
     context = context_of(request)
-    ready = context.readiness().ok
-    for engine in context.engines.values():
-        engine.telemetry.ready(ready)
-        engine.telemetry.sessions(engine.statistics().sessions)
+    context.refresh_gauges()
     return Response(generate_latest(context.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

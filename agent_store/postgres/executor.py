@@ -1,10 +1,13 @@
 """Run single statements on pooled connections: deadlines, failpoints, one retry, translation of errors."""
 
+import time
 from typing import Any, Final
 
 import asyncpg
 
+from agent_store.errors import StoreUnavailable
 from agent_store.failpoints import Failpoints
+from agent_store.ports import OnStoreCall
 from agent_store.postgres.errors import LOST, TRANSIENT, TRANSLATED, describe_address, translate
 from agent_store.postgres.pool import Connection, Pool, PoolStatistics
 from agent_store.postgres.queries import load_queries
@@ -12,6 +15,8 @@ from agent_store.settings import StoreSettings
 
 Rows = list[Any]
 _TRIES: Final = 3
+PLAN_SECONDS: Final = 60
+"""A statement is planned anew after this: a plan made while the tables were small or without statistics may be slow."""
 
 
 class Executor:
@@ -24,6 +29,7 @@ class Executor:
         self._queries = load_queries()
         self.address: Final = describe_address(url)
         self._pool = Pool(self._connect, settings.max_connections, settings.idle_seconds)
+        self._on_call: OnStoreCall | None = None
 
     def statistics(self) -> PoolStatistics:
         """Return how many connections are open and idle."""
@@ -38,10 +44,26 @@ class Executor:
         """
         if self._failpoints is not None:
             await self._failpoints.hit(f"store.{point}.before")
-        rows = await self._try(name, arguments, repeatable)
+        rows = await self._observed(name, arguments, point, repeatable)
         if self._failpoints is not None:
             await self._failpoints.hit(f"store.{point}.after")
         return rows
+
+    def observe(self, on_call: OnStoreCall) -> None:
+        """Tell `on_call` of every statement from now on."""
+        self._on_call = on_call
+
+    async def _observed(self, name: str, arguments: tuple[object, ...], point: str, repeatable: bool) -> Rows:
+        if self._on_call is None:
+            return await self._try(name, arguments, repeatable)
+        started, failure = time.monotonic(), None
+        try:
+            return await self._try(name, arguments, repeatable)
+        except StoreUnavailable as error:
+            failure = error.reason.value
+            raise
+        finally:
+            self._on_call(point, time.monotonic() - started, failure)
 
     async def _try(self, name: str, arguments: tuple[object, ...], repeatable: bool) -> Rows:
         sent = False
@@ -80,7 +102,7 @@ class Executor:
             self._url,
             timeout=self._settings.connect_timeout,
             statement_cache_size=100 if self._settings.statement_cache else 0,
-            max_cached_statement_lifetime=0,
+            max_cached_statement_lifetime=PLAN_SECONDS,
             server_settings={"application_name": self._settings.application_name},
         )
 

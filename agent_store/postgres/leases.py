@@ -8,7 +8,7 @@ from agent_store.errors import LeaseLost, StoreUnavailable
 from agent_store.ports import Owner
 from agent_store.postgres.base import Part
 
-NEEDED_VERSION: Final = "0001"
+NEEDED_VERSION: Final = "0002"
 """The oldest schema this version works on; a newer one is fine."""
 
 
@@ -39,6 +39,13 @@ class PostgresLeases(Part):
         """See agent_store.ports.LeaseStore.register."""
         await self._check("register.1")
         rows = await self._db.run("register", agent_id, namespace, name, instance, ttl, point="register.2")
+        if not rows:
+            raise StoreUnavailable(
+                Reason.UNKNOWN,
+                f"Postgres at {self._db.address}: the state of agent {agent_id} was erased for good; "
+                "make the Agent again under a new uid",
+                sent=False,
+            )
         return Owner(instance, rows[0]["epoch"])
 
     async def renew(self, agent_id: UUID, owner: Owner, *, ttl: float) -> None:

@@ -6,6 +6,7 @@ one whose statement was interrupted is thrown away.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,8 @@ class Pool:
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], max_size: int, idle_seconds: float) -> None:
         self._connect = connect
-        self._slots = asyncio.Semaphore(max_size)
+        self._free = max_size
+        self._waiters: deque[asyncio.Future[None]] = deque()
         self._idle_seconds = idle_seconds
         self._idle: list[tuple[Connection, float]] = []
         self._open = 0
@@ -45,11 +47,10 @@ class Pool:
         """
         if self._is_closed:
             raise ConnectionError("the pool is closed")
-        if self._slots.locked():
-            async with asyncio.timeout(timeout):
-                await self._slots.acquire()
+        if self._free and not self._waiters:
+            self._free -= 1
         else:
-            await self._slots.acquire()
+            await self._wait_slot(timeout)
         while self._idle:
             connection, _ = self._idle.pop()
             if not connection.is_closed():
@@ -60,7 +61,7 @@ class Pool:
             return await self._connect(), False
         except BaseException:
             self._open -= 1
-            self._slots.release()
+            self._release_slot()
             raise
 
     def release(self, connection: Connection, *, usable: bool) -> None:
@@ -73,7 +74,34 @@ class Pool:
         else:
             connection.terminate()
             self._open -= 1
-        self._slots.release()
+        self._release_slot()
+
+    async def _wait_slot(self, timeout: float) -> None:
+        """Return once a slot was handed over, in the order of asking. Raises TimeoutError."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.append(waiter)
+        # A timer of our own: a busy process waits here for every statement, and a timeout context costs three times it.
+        timer = loop.call_later(timeout, _give_up, waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._release_slot()  # cancelled in the moment it was handed over
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+        finally:
+            timer.cancel()
+
+    def _release_slot(self) -> None:
+        """Hand the slot to whoever has waited longest, or keep it free."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._free += 1
 
     def _reap(self) -> None:
         loop = asyncio.get_running_loop()
@@ -97,6 +125,11 @@ class Pool:
         self._open -= len(idle)
         closing = [asyncio.create_task(_close(connection, timeout)) for connection, _ in idle]
         await asyncio.gather(*closing, *self._closing)
+
+
+def _give_up(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
 
 
 async def _close(connection: Connection, timeout: float) -> None:

@@ -95,7 +95,7 @@ def read_heartbeat(row: Row) -> Heartbeat:
 
 
 def read_error(row: Row) -> ErrorRecord:
-    """Return the error of last_errors."""
+    """Return the error of last_errors or list_errors; only the latter has an id."""
     return ErrorRecord(
         agent_id=row["agent_id"],
         error_type=row["error_type"],
@@ -103,4 +103,5 @@ def read_error(row: Row) -> ErrorRecord:
         stack_trace=row["stack_trace"],
         context=decode_json(row["context"]),
         occurred_at=row["occurred_at"],
+        id=row.get("id"),
     )

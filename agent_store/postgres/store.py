@@ -1,6 +1,8 @@
 """PostgresStore: the store's port on Postgres."""
 
 from agent_store.failpoints import NO_FAILPOINTS, Failpoints
+from agent_store.ports import OnStoreCall
+from agent_store.postgres.agents import PostgresAgents
 from agent_store.postgres.executor import Executor
 from agent_store.postgres.leases import PostgresLeases
 from agent_store.postgres.pool import PoolStatistics
@@ -12,7 +14,7 @@ from agent_store.settings import StoreSettings
 _DEFAULTS = StoreSettings()
 
 
-class PostgresStore(PostgresLeases, PostgresTurns, PostgresSessions, PostgresTelemetry):
+class PostgresStore(PostgresAgents, PostgresLeases, PostgresTurns, PostgresSessions, PostgresTelemetry):
     """Implements agent_store.ports.Store; made without touching the network, it connects with the first call.
 
     Belongs to one event loop.
@@ -24,8 +26,12 @@ class PostgresStore(PostgresLeases, PostgresTurns, PostgresSessions, PostgresTel
         super().__init__(Executor(url, settings, failpoints))
 
     def statistics(self) -> PoolStatistics:
-        """Return how many connections are open and idle."""
+        """See agent_store.ports.Instrumented.statistics."""
         return self._db.statistics()
+
+    def observe(self, on_call: OnStoreCall) -> None:
+        """See agent_store.ports.Instrumented.observe."""
+        self._db.observe(on_call)
 
     async def aclose(self) -> None:
         """See agent_store.ports.Store.aclose."""

@@ -1,6 +1,7 @@
 """What is written about agents for people, in Postgres, and its upkeep."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -56,6 +57,15 @@ class PostgresTelemetry(Part):
         rows = await self._db.run("last_errors", agent_ids, point="last_errors.1")
         return {row["agent_id"]: read_error(row) for row in rows}
 
+    async def list_errors(
+        self, agent_id: UUID, *, error_type: str | None = None, before: tuple[datetime, UUID] | None, limit: int
+    ) -> list[ErrorRecord]:
+        """See agent_store.ports.TelemetryStore.list_errors."""
+        moment, error_id = before or (None, None)
+        wanted = None if error_type is None else text(error_type)
+        rows = await self._db.run("list_errors", agent_id, wanted, moment, error_id, limit, point="list_errors.1")
+        return [read_error(row) for row in rows]
+
     async def session_counts(self, agent_ids: Sequence[UUID] | None = None) -> dict[UUID, int]:
         """See agent_store.ports.TelemetryStore.session_counts."""
         rows = await self._db.run("session_counts", agent_ids, point="session_counts.1")
@@ -82,3 +92,4 @@ class PostgresTelemetry(Part):
         await self._db.run("maintain_drop_old_partitions", keep, point="maintain.2")
         await self._db.run("maintain_forget_instances", point="maintain.3")
         await self._db.run("maintain_forget_pods", point="maintain.4")
+        await self._db.run("maintain_erase_again", point="maintain.5")

@@ -140,6 +140,9 @@ class PostgresTurns(Part):
             [message.tool_call_id for message in outcome.messages],
             _find_reply(outcome),
             self._codec.key_id if outcome.messages else None,
+            claim.session.user,
+            claim.session.name,
+            claim.turn_seq,
             point="complete.1",
         )
         if not rows:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 import kopf
@@ -21,21 +22,28 @@ from agent_operator.handlers.watch import register_watches
 from agent_operator.health.facts import FactsBoard
 from agent_operator.health.prober import HealthProber, HttpFetch
 from agent_operator.keys import AgentKey
-from agent_operator.kube.client import KubeCluster, load_configuration
+from agent_operator.kube.client import KubeCluster, find_own_namespace, load_configuration
 from agent_operator.kube.port import WATCHED_KINDS, Kind
 from agent_operator.migrations import Migrations
+from agent_operator.reconcile.adoption import StateIds
 from agent_operator.reconcile.cache import ClusterCache
 from agent_operator.reconcile.controller import Controller, ControllerSettings, Sweeper
+from agent_operator.reconcile.debts import Debts
+from agent_operator.reconcile.deletion import Deletions
+from agent_operator.reconcile.erasure import Eraser
 from agent_operator.reconcile.queue import WorkQueue
 from agent_operator.reconcile.reconciler import Reconciler, ReconcilerSettings
 from agent_operator.reconcile.references import References
+from agent_operator.reconcile.rotation import SecretRotation
 from agent_operator.settings import OperatorSettings, SettingsError
+from agent_operator.telemetry.audit import AuditTrail
 from agent_operator.telemetry.logs import configure_logs
 from agent_operator.telemetry.metrics import Metrics
-from agent_operator.upkeep import Upkeep
+from agent_operator.upkeep import DebtCollector, Upkeep
 from agent_operator.watches import STALE_SECONDS, Watches
 from agent_operator.web import WebServer
 from agent_store.ports import Store
+from agent_store.postgres.errors import describe_address
 from agent_store.postgres.store import PostgresStore
 
 log = structlog.get_logger(__name__)
@@ -98,14 +106,26 @@ async def build_context(settings: OperatorSettings, store: Store) -> OperatorCon
     )
     fetch = HttpFetch(settings.agent_port)
     prober = HealthProber(fetch, queue.add)
+    states = StateIds(store, cache)
     facts = FactsBoard(
-        store, cache.agents, queue.add,
+        store, states.by_agent, queue.add,
         interval=settings.health_interval, counters_interval=settings.counters_interval,
     )  # fmt: skip
     recorder = EventRecorder(cluster, socket.gethostname(), on_drop=metrics.events_dropped.inc)
+    audit = AuditTrail(store)
+    eraser = Eraser(store, cache.states)
+    debts = Debts(cluster, settings.namespace or find_own_namespace(settings.environ))
+    deletions = Deletions(
+        cluster, cache, eraser, debts,
+        check=store.check, audit=audit.note, tell=recorder.tell, now=lambda: datetime.now(UTC),
+    )  # fmt: skip
     reconciler = Reconciler(
         cluster, cache, references, prober, facts, recorder,
-        ReconcilerSettings(settings.runtime_image, settings.agent_postgres_url, settings.counters_interval),
+        ReconcilerSettings(
+            settings.runtime_image, settings.agent_postgres_url, settings.counters_interval,
+            store_address=describe_address(settings.agent_postgres_url), docs=settings.docs_url,
+        ),
+        states, deletions, SecretRotation(cluster, cache),
     )  # fmt: skip
     sweeper = Sweeper(cluster, cache, settings.watch_namespaces)
     controller = Controller(
@@ -125,7 +145,9 @@ async def build_context(settings: OperatorSettings, store: Store) -> OperatorCon
         facts=facts,
         recorder=recorder,
         migrations=Migrations(settings.environ),
+        audit=audit,
         upkeep=Upkeep(store),
+        collector=DebtCollector(debts, eraser, audit.note),
         sweeper=sweeper,
         controller=controller,
         metrics=metrics,
@@ -145,6 +167,7 @@ class Operator:
         settings = context.settings
         self._web = WebServer(settings.host, settings.port, live=self.live, ready=self.ready, metrics=context.metrics)
         context.metrics.sample(self._sample)
+        context.metrics.read_agents(context.cache.states)
 
     async def run(self) -> None:
         """Run until asked to stop. Raises what ended one of the own tasks."""
@@ -189,6 +212,8 @@ class Operator:
             tasks.create_task(self._wait_synced(), name="first listing")
             tasks.create_task(context.migrations.run(), name="migrations")
             tasks.create_task(context.upkeep.run(), name="upkeep")
+            tasks.create_task(context.collector.run(), name="debts")
+            tasks.create_task(context.audit.run(), name="audit")
             tasks.create_task(context.facts.run(), name="facts")
             tasks.create_task(context.references.run(), name="references")
             tasks.create_task(context.recorder.run(), name="events")
@@ -218,6 +243,8 @@ class Operator:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._context.prober.aclose()
         await self._web.aclose()
+        # After a signal kopf would wait 5 s for its own task that waits for this flag.
+        self._stop.set()
 
     def _own(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a task whose end, other than by our stop, ends the operator."""
@@ -281,6 +308,7 @@ class Operator:
             "abide_operator_loop_lag_seconds": self._loop_lag,
             "abide_operator_synced": float(context.sweeper.synced),
             "abide_operator_migrations_done": float(context.migrations.done),
+            "abide_operator_migration_failures_total": context.migrations.failures,
             "abide_operator_store_reachable": float(not context.facts.failing),
         }
 

@@ -13,8 +13,9 @@ from agent_operator.reconcile.controller import Controller, Sweeper
 from agent_operator.reconcile.queue import WorkQueue
 from agent_operator.reconcile.references import References
 from agent_operator.settings import OperatorSettings
+from agent_operator.telemetry.audit import AuditTrail
 from agent_operator.telemetry.metrics import Metrics
-from agent_operator.upkeep import Upkeep
+from agent_operator.upkeep import DebtCollector, Upkeep
 from agent_operator.watches import Watches
 from agent_store.ports import Store
 
@@ -35,7 +36,9 @@ class OperatorContext:
     facts: FactsBoard
     recorder: EventRecorder
     migrations: Migrations
+    audit: AuditTrail
     upkeep: Upkeep
+    collector: DebtCollector
     sweeper: Sweeper
     controller: Controller
     metrics: Metrics

@@ -25,7 +25,15 @@ NOTE_LIMIT: Final = 1024
 _CONTROLLER: Final = "abide.dev/operator"
 
 _NORMAL: Final = frozenset(
-    (Reason.SERVING, Reason.VALID, Reason.ROLLING_OUT, Reason.SUSPENDED, Reason.SCALED_TO_ZERO, Reason.STARTING)
+    (
+        Reason.SERVING,
+        Reason.SERVING_ON_FALLBACK,
+        Reason.VALID,
+        Reason.ROLLING_OUT,
+        Reason.SUSPENDED,
+        Reason.SCALED_TO_ZERO,
+        Reason.STARTING,
+    )
 )
 _TOLD: Final = (ConditionType.READY, ConditionType.PROGRESSING, ConditionType.DEGRADED)
 _SILENT: Final = frozenset((Reason.UP_TO_DATE, Reason.ALL_WELL, Reason.NOT_SERVING, Reason.UNKNOWN))
@@ -108,6 +116,15 @@ class EventRecorder:
                     self._queue.put_nowait(build_event(agent, happening, now, self._instance))
                 except asyncio.QueueFull:
                     self._on_drop()
+
+    def tell(self, agent: Object, reason: str, message: str, *, normal: bool) -> None:
+        """Note something that status does not say, under the same limit."""
+        now = self._now()
+        if self._is_due((agent["metadata"]["uid"], reason), now):
+            try:
+                self._queue.put_nowait(build_event(agent, Happening(reason, message, normal), now, self._instance))
+            except asyncio.QueueFull:
+                self._on_drop()
 
     def _is_due(self, key: tuple[str, str], now: datetime) -> bool:
         while self._recent:

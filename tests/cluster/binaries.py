@@ -61,6 +61,7 @@ BINARIES = {
         Binary("helm", "kubernetes", "helm.sh/helm/v4/cmd/helm"),
         Binary("kwok", "kubernetes", "sigs.k8s.io/kwok/cmd/kwok"),
         Binary("kind", "kind", "sigs.k8s.io/kind"),
+        Binary("compose", "compose", "./loader"),
     )
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler")

@@ -20,7 +20,7 @@ from tests.cluster.archive import write_image
 from tests.cluster.commands import attempt, run, run_long, with_system_path
 from tests.cluster.consent import ask
 from tests.cluster.errors import ClusterError, RequirementError
-from tests.cluster.kind import KindCluster
+from tests.cluster.kind import KindCluster, docker_answers
 from tests.cluster.local import LocalCluster
 from tests.cluster.progress import Progress
 from tests.cluster.settings import REPOSITORY, Paths
@@ -131,6 +131,13 @@ def read_stamp(path: Path) -> Stamp | None:
         return None
 
 
+def write_stamp(path: Path, stamp: Stamp) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(stamp)))
+    partial.replace(path)
+
+
 # ---------------------------------------------------------------------------------------------------- building
 
 
@@ -188,12 +195,31 @@ class ImageBuilder:
         loaded = cluster.images().get(qualified)
         if loaded is None:
             raise ClusterError(f"{qualified} was loaded but the cluster does not list it: run `images {target}` again")
-        stamp_path.parent.mkdir(parents=True, exist_ok=True)
-        partial = stamp_path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(Stamp(inputs, built, loaded))))
-        partial.replace(stamp_path)
+        write_stamp(stamp_path, Stamp(inputs, built, loaded))
         self._progress.say(f"{name} is in the cluster")
         return built
+
+    def archive(self, target: str) -> Path:
+        """Return a `docker save` archive of one target, built first unless that is done; no cluster is needed.
+
+        The archive may go with the next build: read it while holding the image lock.
+        """
+        stamp_path = self._images / "stamps" / f"archive-{target}.json"
+        inputs = self.inputs(target)
+        for stamp in (read_stamp(stamp_path), read_stamp(self._images / "stamps" / f"local-{target}.json")):
+            if stamp and stamp.inputs == inputs and self._archive_path(target, stamp.image).exists():
+                return self._archive_path(target, stamp.image)
+        self._progress.say(f"building {self.reference(target)}")
+        if docker_answers():
+            built = self._build_with_docker(target).removeprefix("sha256:")
+            archive = self._archive_path(target, built)
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            run(["docker", "image", "save", "--output", archive, self.reference(target)], timeout=600)
+        else:
+            built = self._build(target)
+            archive = self._archive(target, built)
+        write_stamp(stamp_path, Stamp(inputs, built, ""))
+        return archive
 
     def tidy(self) -> None:
         """Remove the mounts that build tools leave below the cache, also when they end well."""
@@ -356,7 +382,7 @@ class ImageBuilder:
 
     def _archive(self, target: str, image: str) -> Path:
         """Return an archive of a built image, written if there is none yet; older ones of the target go."""
-        archive = self._images / "archives" / f"{target}-{image[:16]}.tar"
+        archive = self._archive_path(target, image)
         if not archive.exists():
             archive.parent.mkdir(parents=True, exist_ok=True)
             for old in archive.parent.glob(f"{target}-*"):
@@ -366,3 +392,6 @@ class ImageBuilder:
             run(self._buildah("push", image, place), timeout=600, environ=self._environ())
             partial.replace(archive)
         return archive
+
+    def _archive_path(self, target: str, image: str) -> Path:
+        return self._images / "archives" / f"{target}-{image[:16]}.tar"

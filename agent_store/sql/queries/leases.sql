@@ -3,14 +3,17 @@ SELECT pg_is_in_recovery() AS in_recovery,
     current_setting('transaction_read_only') = 'on' AS read_only,
     (SELECT max(version_num) FROM abide.schema_version) AS version
 
+-- No row: the agent was erased.
 -- name: register
 WITH agent AS (
-    INSERT INTO abide.agents AS a (id, namespace, name) VALUES ($1, $2, $3)
+    INSERT INTO abide.agents AS a (id, namespace, name)
+    SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM abide.erased_agents WHERE agent_id = $1)
     ON CONFLICT (id) DO UPDATE SET namespace = excluded.namespace, name = excluded.name
     WHERE (a.namespace, a.name) IS DISTINCT FROM (excluded.namespace, excluded.name)
 )
 INSERT INTO abide.runtime_instances AS r (agent_id, instance, epoch, expires_at)
-VALUES ($1, $4, nextval('abide.epochs'), clock_timestamp() + $5 * interval '1 second')
+SELECT $1, $4, nextval('abide.epochs'), clock_timestamp() + $5 * interval '1 second'
+WHERE NOT EXISTS (SELECT FROM abide.erased_agents WHERE agent_id = $1)
 ON CONFLICT (agent_id, instance) DO UPDATE
 SET epoch = excluded.epoch, started_at = excluded.started_at, expires_at = excluded.expires_at
 RETURNING epoch

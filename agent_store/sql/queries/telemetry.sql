@@ -26,6 +26,15 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) e
 
+-- The primary key is (agent_id, occurred_at, id), so a page is read backwards from its cursor.
+-- name: list_errors
+SELECT agent_id, id, error_type, message, '' AS stack_trace, context, occurred_at FROM abide.agent_errors
+WHERE agent_id = $1
+    AND ($2::text IS NULL OR error_type = $2)
+    AND ($3::timestamptz IS NULL OR (occurred_at, id) < ($3, $4::uuid))
+ORDER BY occurred_at DESC, id DESC
+LIMIT $5
+
 -- name: session_counts
 SELECT agent_id, count(*) AS sessions FROM abide.sessions
 WHERE $1::uuid[] IS NULL OR agent_id = ANY ($1)
@@ -47,3 +56,7 @@ WHERE r.expires_at < now() - interval '1 day'
 
 -- name: maintain_forget_pods
 DELETE FROM abide.agent_heartbeats WHERE at < now() - interval '1 day'
+
+-- What a process wrote that outlived its agent.
+-- name: maintain_erase_again
+SELECT abide.erase_agent(agent_id) FROM abide.erased_agents WHERE erased_at > now() - interval '2 days'

@@ -61,7 +61,9 @@ WHERE t.agent_id = $1 AND t.id = coalesce(
      WHERE n.agent_id = $1 AND n.user_id = $4 AND n.name = $5 AND k.idempotency_key = $3))
 
 -- The session's row alone decides, as an update that had to wait looks again at its newest version: active turn and token are
--- those of the claim, or nothing is written.
+-- those of the claim, or nothing is written. User, name and turn_seq are what the claim says they are; they are here so that
+-- every index of these tables leads to one row: on tables without statistics all indexes cost the same to the planner, and
+-- a plan made then is kept (reading all turns of the agent for every turn was seen).
 -- name: complete
 WITH session AS (
     UPDATE abide.sessions SET
@@ -69,7 +71,7 @@ WITH session AS (
         next_seq = next_seq + cardinality($14::text[]),
         steps = steps + $9,
         last_active_at = now()
-    WHERE agent_id = $1 AND id = $2 AND active_turn = $3 AND token = $4
+    WHERE agent_id = $1 AND id = $2 AND active_turn = $3 AND token = $4 AND user_id = $20 AND name = $21
         AND EXISTS (SELECT FROM abide.runtime_instances WHERE agent_id = $1 AND instance = $5 AND epoch = $6)
     RETURNING user_id, name, next_seq - cardinality($14::text[]) AS seq, queued > 0 AS is_waiting
 ), freed AS (
@@ -79,7 +81,7 @@ WITH session AS (
         status = $7, model = $8, steps = $9, input_tokens = $10, output_tokens = $11, error_type = $12, error_message = $13,
         reply_seq = session.seq + $18::int, finished_at = now()
     FROM session
-    WHERE t.agent_id = $1 AND t.id = $3
+    WHERE t.agent_id = $1 AND t.id = $3 AND t.session_id = $2 AND t.turn_seq = $22
     RETURNING t.turn_seq, t.attempts, t.created_at, t.finished_at
 ), messages AS (
     INSERT INTO abide.messages

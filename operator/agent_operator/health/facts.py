@@ -1,4 +1,4 @@
-"""What Postgres knows about agents, read for all of them at once: counters, the answering model, the newest error.
+"""What Postgres knows about agents, read for all of them at once: models, counters, the newest error.
 
 Nothing waits for it: while Postgres is away the last known values stay, and reconciles go on.
 """
@@ -9,8 +9,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from agent_api.v1alpha1 import LastError
+from agent_api.wire import ModelCheck
 from agent_operator.keys import AgentKey
 from agent_operator.status.observed import Facts
 from agent_operator.status.text import scrub
@@ -20,10 +22,12 @@ from agent_store.ports import ErrorRecord, Heartbeat, TelemetryStore
 log = structlog.get_logger(__name__)
 
 READ_TIMEOUT: Final = 8.0
-COUNT_EVERY: Final = 6
-"""Sessions are counted with every sixth reading only: status shows them once a minute at most."""
+ERRORS_EVERY: Final = 5
+COUNT_EVERY: Final = 30
+"""With every so many readings the newest errors are read, and sessions counted: status can wait for both."""
 
 _NOTHING: Final = Facts()
+_CHECKS = TypeAdapter(tuple[ModelCheck, ...])
 
 
 class FactsBoard:
@@ -45,8 +49,10 @@ class FactsBoard:
         self._counters_interval = counters_interval
         self._facts: dict[UUID, Facts] = {}
         self._told: dict[UUID, tuple[Facts, float]] = {}
-        self._counts: dict[UUID, int] = {}
+        self._errors: Mapping[UUID, ErrorRecord] = {}
+        self._counts: Mapping[UUID, int] = {}
         self._readings = 0
+        self._parser = ModelsParser()
         self._failing = False
 
     def facts(self, agent_id: UUID) -> Facts:
@@ -69,7 +75,8 @@ class FactsBoard:
         try:
             async with asyncio.timeout(READ_TIMEOUT):
                 heartbeats = await self._store.heartbeats()
-                errors = await self._store.last_errors()
+                if self._readings % ERRORS_EVERY == 0:
+                    self._errors = await self._store.last_errors()
                 if self._readings % COUNT_EVERY == 0:
                     self._counts = await self._store.session_counts()
         except (StoreError, TimeoutError, OSError) as exc:
@@ -83,7 +90,7 @@ class FactsBoard:
             log.info("heartbeats can be read again")
         self._failing = False
         self._readings += 1
-        self._take(combine(heartbeats, errors, self._counts))
+        self._take(combine(heartbeats, self._errors, self._counts, self._parser))
 
     def _take(self, facts: dict[UUID, Facts]) -> None:
         """Wake the agents of which status has something new to say: of counters, once in `counters_interval`."""
@@ -94,29 +101,71 @@ class FactsBoard:
         for agent_id, key in agents.items():
             fresh = facts.get(agent_id, _NOTHING)
             before, at = told.get(agent_id, (_NOTHING, float("-inf")))
-            if fresh != before and (now - at >= self._counters_interval or _error_type(fresh) != _error_type(before)):
+            counted = now - at >= self._counters_interval and _counters(fresh) != _counters(before)
+            if counted or _news(fresh) != _news(before):
                 told[agent_id] = (fresh, now)
                 self._wake(key)
         self._told = told
 
 
-def _error_type(facts: Facts) -> str:
-    return facts.last_error.type if facts.last_error is not None else ""
+def _news(facts: Facts) -> tuple[object, ...]:
+    """Return what status tells at once: the kind of the newest error, and what each pod's models can do."""
+    error = facts.last_error.type if facts.last_error is not None else ""
+    models = facts.models_by_pod or {}
+    return error, {pod: [(one.name, one.model, one.ok, one.reason) for one in checks] for pod, checks in models.items()}
+
+
+def _counters(facts: Facts) -> tuple[object, ...]:
+    return facts.sessions_by_pod, facts.sessions_total, facts.answering, facts.last_error
+
+
+class ModelsParser:
+    """Reads `details.models` of heartbeats; what a pod repeats word for word is not read twice."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[UUID, str], tuple[Any, tuple[ModelCheck, ...]]] = {}
+
+    def parse(self, beats: Iterable[Heartbeat]) -> dict[tuple[UUID, str], tuple[ModelCheck, ...]]:
+        """Return the checks by agent and pod; what a runtime of another version writes reads as nothing."""
+        fresh: dict[tuple[UUID, str], tuple[Any, tuple[ModelCheck, ...]]] = {}
+        for beat in beats:
+            raw = beat.details.get("models")
+            if not raw:
+                continue
+            key = (beat.agent_id, beat.pod)
+            known = self._known.get(key)
+            fresh[key] = known if known is not None and known[0] == raw else (raw, _parse_models(raw))
+        self._known = fresh
+        return {key: checks for key, (_, checks) in fresh.items()}
+
+
+def _parse_models(raw: Any) -> tuple[ModelCheck, ...]:
+    try:
+        return _CHECKS.validate_python(raw)
+    except ValidationError:
+        return ()
 
 
 def combine(
-    heartbeats: Iterable[Heartbeat], errors: Mapping[UUID, ErrorRecord], counts: Mapping[UUID, int]
+    heartbeats: Iterable[Heartbeat],
+    errors: Mapping[UUID, ErrorRecord],
+    counts: Mapping[UUID, int],
+    parser: ModelsParser | None = None,
 ) -> dict[UUID, Facts]:
     """Return the facts of each agent that has any."""
     beats: dict[UUID, list[Heartbeat]] = {}
     for beat in sorted(heartbeats, key=lambda beat: beat.at):
         beats.setdefault(beat.agent_id, []).append(beat)
+    models = (parser or ModelsParser()).parse(beat for one in beats.values() for beat in one)
     return {
         agent_id: Facts(
             sessions_by_pod={beat.pod: _number(beat.details, "sessions", "active") for beat in beats.get(agent_id, ())},
             sessions_total=counts.get(agent_id, 0),
             answering=_newest_model(beats.get(agent_id, [])),
             last_error=_to_last_error(errors.get(agent_id)),
+            models_by_pod={
+                beat.pod: checks for beat in beats.get(agent_id, ()) if (checks := models.get((agent_id, beat.pod)))
+            },
         )
         for agent_id in {*beats, *errors, *counts}
     }

@@ -1,4 +1,6 @@
-"""Asking runtimes how they are: GET /readyz of pods that run but are not ready, and once of each that became ready.
+"""Asking runtimes how they are: GET /readyz of pods that run but are not ready, and of each that became ready, once.
+
+A pod that became ready is asked on until it knows whether its models can be called: no status calls it serving earlier.
 
 Status must not depend on Postgres, and the kubelet tells only that a probe failed, not why; so the operator reads the
 answer itself. A reconcile waits only shortly for it: an answer that comes later, and every other one, wakes the agent.
@@ -17,6 +19,7 @@ from pydantic import ValidationError
 from agent_api.wire import HealthOut
 from agent_operator.keys import AgentKey
 from agent_operator.status.causes import needs_probe
+from agent_operator.status.models import MODEL_GRACE_SECONDS
 from agent_operator.status.observed import ProbeFailure, ProbeResult
 from agent_operator.status.pods import PodView
 
@@ -26,8 +29,12 @@ PATIENCE: Final = 0.3
 UNREADY_PAUSES: Final = (2.0, 4.0)
 """Between two questions to a pod that is not ready: in its first minute, and later."""
 FIRST_MINUTE: Final = 60.0
-READY_PAUSE: Final = 30.0
-"""Between two tries to reach a pod that is ready."""
+READY_PAUSES: Final = (2.0, 30.0)
+"""Between two tries to reach a pod that is ready: after the first one, and later."""
+CHECKING_PAUSE: Final = 1.0
+"""Between two questions to a pod that does not know its models yet, for MODEL_GRACE_SECONDS at most."""
+UNSEEN_SECONDS: Final = 8.0
+"""A pod that says so long that it is ready, and is not: the kubelet cannot reach what it asks every two seconds."""
 CONCURRENT: Final = 32
 _BODY_LIMIT: Final = 64 * 1024
 
@@ -130,22 +137,34 @@ class HealthProber:
 
     async def _converse(self, key: AgentKey, conversation: _Conversation) -> None:
         loop, pod = asyncio.get_running_loop(), conversation.pod
-        begun = loop.time()
+        begun, well_since = loop.time(), float("inf")
         while True:
             asked = loop.time()
             async with self._slots:
                 answer = await self._fetch(pod.ip)
+            well = not pod.ready and isinstance(answer, HealthOut) and answer.ok
+            well_since = min(well_since, loop.time()) if well else float("inf")
+            if loop.time() - well_since > UNSEEN_SECONDS:
+                answer = ProbeFailure.NOT_SEEN
             before, conversation.answer = conversation.answer, answer
             first = not conversation.answered.is_set()
             conversation.answered.set()
             # A first answer in time is taken by the reconcile that waits for it.
             if loop.time() - asked > PATIENCE if first else _gist(before) != _gist(answer):
                 self._wake(key)
+            past = loop.time() - begun
             if pod.ready and isinstance(answer, HealthOut):
-                return
-            early, late = UNREADY_PAUSES
-            pause = READY_PAUSE if pod.ready else early if loop.time() - begun < FIRST_MINUTE else late
-            await asyncio.sleep(pause)
+                if not _is_checking(answer) or past > MODEL_GRACE_SECONDS:
+                    return
+                await asyncio.sleep(CHECKING_PAUSE)
+            else:
+                early, late = READY_PAUSES if pod.ready else UNREADY_PAUSES
+                still_early = first if pod.ready else past < FIRST_MINUTE
+                await asyncio.sleep(early if still_early else late)
+
+
+def _is_checking(answer: HealthOut) -> bool:
+    return any(check.ok is None for check in answer.models)
 
 
 def _same_state(before: PodView, now: PodView) -> bool:
@@ -156,7 +175,8 @@ def _same_state(before: PodView, now: PodView) -> bool:
 def _gist(answer: ProbeResult | None) -> object:
     """Return the part of an answer whose change is news; its texts may count seconds."""
     if isinstance(answer, HealthOut):
-        return answer.version, tuple((check.name, check.ok, check.reason) for check in answer.checks)
+        checks = tuple((check.name, check.ok, check.reason) for check in answer.checks)
+        return answer.version, checks, tuple((check.name, check.ok, check.reason) for check in answer.models)
     return answer
 
 

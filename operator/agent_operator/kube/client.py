@@ -7,7 +7,7 @@ and at each start reads all API groups into a cache file in a shared folder. The
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config.config_exception import ConfigException
 
 from agent_api.labels import FIELD_MANAGER, STATUS_FIELD_MANAGER
 from agent_operator.errors import OperatorError
@@ -40,7 +41,9 @@ MESSAGE_LIMIT: Final = 1000
 JSON: Final = "application/json"
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
 SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+SERVICE_ACCOUNT_NAMESPACE: Final = SERVICE_ACCOUNT_TOKEN.with_name("namespace")
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 OnRequest = Callable[[str, str, str], None]
@@ -68,6 +71,18 @@ def kubeconfig_path(environ: Mapping[str, str]) -> str | None:
     if path := environ.get("KUBECONFIG"):
         return path
     return None if SERVICE_ACCOUNT_TOKEN.exists() else str(Path.home() / ".kube" / "config")
+
+
+def find_own_namespace(environ: Mapping[str, str]) -> str:
+    """Return the namespace this process works in: the pod's, or that of the kubeconfig's context, else `default`."""
+    path = kubeconfig_path(environ)
+    if path is None:
+        return SERVICE_ACCOUNT_NAMESPACE.read_text().strip() or "default"
+    try:
+        _, active = kube_config.list_kube_config_contexts(path)  # type: ignore[no-untyped-call]
+    except ConfigException:
+        return "default"
+    return str(active["context"].get("namespace") or "default")
 
 
 class KubeCluster:
@@ -155,6 +170,12 @@ class KubeCluster:
         path = resource_path(kind, body["metadata"]["namespace"], body["metadata"]["name"])
         query = {"fieldManager": FIELD_MANAGER}
         return await self._request("patch", kind, "PATCH", path, body=body, query=query, content_type=MERGE)
+
+    async def patch_json(self, kind: Kind, namespace: str, name: str, operations: Sequence[Object]) -> Object:
+        path = resource_path(kind, namespace, name)
+        query = {"fieldManager": FIELD_MANAGER}
+        body = list(operations)
+        return await self._request("patch", kind, "PATCH", path, body=body, query=query, content_type=JSON_PATCH)
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
         path = resource_path(kind, namespace, name)

@@ -4,7 +4,7 @@ Objects are plain dicts as the API server's JSON has them. Every call has a dead
 below; each says what the caller may do next.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -42,9 +42,10 @@ CONFIG_MAP: Final = Kind("", "v1", "ConfigMap", "configmaps")
 SECRET: Final = Kind("", "v1", "Secret", "secrets")
 SERVICE_ACCOUNT: Final = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 POD: Final = Kind("", "v1", "Pod", "pods")
+DISRUPTION_BUDGET: Final = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 EVENT: Final = Kind("events.k8s.io", "v1", "Event", "events")
 
-CHILD_KINDS: Final = (SERVICE_ACCOUNT, SECRET, CONFIG_MAP, SERVICE, DEPLOYMENT)
+CHILD_KINDS: Final = (SERVICE_ACCOUNT, SECRET, CONFIG_MAP, SERVICE, DISRUPTION_BUDGET, DEPLOYMENT)
 """What the operator makes, in the order in which a Deployment needs them."""
 
 WATCHED_KINDS: Final = (AGENT, *CHILD_KINDS, POD)
@@ -124,6 +125,10 @@ class Cluster(Protocol):
 
     async def merge(self, kind: Kind, body: Object) -> Object:
         """Merge-patch the object; `metadata.uid` in the body guards it. Raises NotFound, Conflict, Invalid."""
+        ...
+
+    async def patch_json(self, kind: Kind, namespace: str, name: str, operations: Sequence[Object]) -> Object:
+        """JSON-patch the object (RFC 6902); a failed `test` operation raises Invalid. Raises NotFound, Conflict."""
         ...
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:

@@ -17,7 +17,7 @@ from agent_operator.kube.port import (
     Object,
 )
 from agent_operator.reconcile.cache import ClusterCache
-from agent_operator.reconcile.plan import APPLY, CREATE, DELETE, SCALE, Plan, Write
+from agent_operator.reconcile.plan import APPLY, CREATE, DELETE, MERGE, SCALE, Plan, Write
 from agent_operator.resources.secrets import generate_api_key, with_api_key
 from agent_operator.status.causes import classify_refusal
 
@@ -69,7 +69,7 @@ async def _send(cluster: Cluster, write: Write) -> Object | None:
         return await cluster.create(write.kind, with_api_key(write.body, generate_api_key()))
     if write.verb == APPLY:
         return await cluster.apply(write.kind, write.body)
-    if write.verb == SCALE:
+    if write.verb in (SCALE, MERGE):
         return await cluster.merge(write.kind, write.body)
     if write.verb == DELETE:
         metadata = write.body["metadata"]

@@ -190,6 +190,10 @@ class ClusterCache:
         """Return the Agent, or None."""
         return self._agents.get(key)
 
+    def states(self) -> Iterator[tuple[AgentKey, int, bytes]]:
+        """Yield key, version and content (JSON) of every Agent."""
+        return ((key, agent.version, agent.content) for key, agent in self._agents.items())
+
     def agents(self) -> dict[AgentKey, str]:
         """Return the uid of every Agent."""
         return {key: agent.uid for key, agent in self._agents.items()}

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from agent_api import labels
 from agent_api.conditions import Reason
 from agent_api.problems import explain
-from agent_api.v1alpha1 import Agent
+from agent_api.v1alpha1 import PROMPT_MAX_LENGTH, Agent
 from agent_operator.keys import AgentKey
 from agent_operator.kube.port import (
     CONFIG_MAP,
@@ -89,8 +89,12 @@ def find_references(agent: Agent) -> dict[Reference, frozenset[str]]:
     for model in agent.spec.models:
         if ref := model.api_key_secret_ref:
             wanted.setdefault(Reference(SECRET, namespace, ref.name), set()).add(ref.key)
-    if source := agent.spec.system_prompt_from:
-        ref = source.config_map_key_ref
+    for variable in agent.spec.runtime.env:
+        if source := variable.value_from:
+            ref = source.secret_key_ref
+            wanted.setdefault(Reference(SECRET, namespace, ref.name), set()).add(ref.key)
+    if prompt := agent.spec.system_prompt_from:
+        ref = prompt.config_map_key_ref
         wanted.setdefault(Reference(CONFIG_MAP, namespace, ref.name), set()).add(ref.key)
     return {reference: frozenset(keys) for reference, keys in wanted.items()}
 
@@ -103,8 +107,15 @@ def judge_references(agent: Agent, found: Mapping[Reference, Referent]) -> Verdi
             referent = found[Reference(SECRET, namespace, ref.name)]
             if missing := _describe_missing(SECRET, namespace, ref.name, ref.key, referent):
                 return Verdict(Reason.SECRET_MISSING, f"spec.models[{index}].apiKeySecretRef: {missing}")
-    if source := agent.spec.system_prompt_from:
-        ref = source.config_map_key_ref
+    for index, variable in enumerate(agent.spec.runtime.env):
+        if source := variable.value_from:
+            ref = source.secret_key_ref
+            referent = found[Reference(SECRET, namespace, ref.name)]
+            if missing := _describe_missing(SECRET, namespace, ref.name, ref.key, referent):
+                field = f"spec.runtime.env[{index}].valueFrom.secretKeyRef"
+                return Verdict(Reason.SECRET_MISSING, f"{field}: {missing}")
+    if prompt := agent.spec.system_prompt_from:
+        ref = prompt.config_map_key_ref
         referent = found[Reference(CONFIG_MAP, namespace, ref.name)]
         field = "spec.systemPromptFrom.configMapKeyRef"
         if missing := _describe_missing(CONFIG_MAP, namespace, ref.name, ref.key, referent):
@@ -112,6 +123,9 @@ def judge_references(agent: Agent, found: Mapping[Reference, Referent]) -> Verdi
         if not referent.values.get(ref.key, "").strip():
             empty = f'key "{ref.key}" of ConfigMap {namespace}/{ref.name} is empty; write the system prompt there.'
             return Verdict(Reason.INVALID_SPEC, f"{field}: {empty}")
+        if (length := len(referent.values[ref.key])) > PROMPT_MAX_LENGTH:
+            long = f'key "{ref.key}" of ConfigMap {namespace}/{ref.name} has {length} characters'
+            return Verdict(Reason.INVALID_SPEC, f"{field}: {long}; write at most {PROMPT_MAX_LENGTH}.")
     return ACCEPTED
 
 
@@ -145,7 +159,11 @@ async def observe_children(cluster: Cluster, cache: ClusterCache, key: AgentKey,
     found = await asyncio.gather(
         *(_find_child(cluster, cache.child(key, child.kind, child.name), key, child) for child in desired.children)
     )
-    return {(child.kind, child.name): one for child, one in zip(desired.children, found, strict=True)}
+    children = {(child.kind, child.name): one for child, one in zip(desired.children, found, strict=True)}
+    for kind, name in desired.unwanted:
+        if (cached := cache.child(key, kind, name)) is not None:
+            children[(kind, name)] = Found(cached.body(), cached.applied)
+    return children
 
 
 async def _find_child(cluster: Cluster, cached: CachedObject | None, key: AgentKey, child: Child) -> Found | None:
@@ -171,15 +189,19 @@ def observe_refusal(deployment: Found | None) -> Refusal | None:
     return None
 
 
+def observe_revisions(cache: ClusterCache, key: AgentKey) -> list[Object]:
+    """Return the ConfigMaps of the agent's revisions as last seen."""
+    return [cached.body() for cached in cache.children(key, CONFIG_MAP)]
+
+
 async def observe_old_revisions(
-    cluster: Cluster, cache: ClusterCache, key: AgentKey, uid: str, revision: str
+    cluster: Cluster, cache: ClusterCache, key: AgentKey, uid: str, revision: str, limit: int
 ) -> tuple[list[Object], frozenset[str]]:
     """Return ConfigMaps of old revisions that are too many, and the names of those that something refers to.
 
-    ReplicaSets are only listed when there are too many: a rollback needs the ConfigMap of each.
+    ReplicaSets are only listed when there are too many: a pod of any of them needs its ConfigMap.
     """
-    config_maps = [cached.body() for cached in cache.children(key, CONFIG_MAP)]
-    old = find_old_revisions(labels.revision_name(key.name, revision), config_maps, uid)
+    old = find_old_revisions(labels.revision_name(key.name, revision), observe_revisions(cache, key), uid, limit)
     if not old:
         return [], frozenset()
     in_use = {labels.revision_name(key.name, pod.revision) for pod in cache.pods(key)}

@@ -11,8 +11,6 @@ from agent_operator.reconcile.cache import seal
 from agent_operator.resources.children import Child, Desired
 from agent_operator.resources.compare import find_difference
 
-REVISIONS_KEPT = 5
-
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -64,7 +62,7 @@ class Write:
         return f"{self.verb} {self.kind.name}/{self.name}" + (f" ({self.why})" if self.why else "")
 
 
-CREATE, APPLY, SCALE, DELETE = "create", "apply", "scale", "delete"
+CREATE, APPLY, MERGE, SCALE, DELETE = "create", "apply", "merge", "scale", "delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +131,52 @@ def plan_children(agent: str, uid: str, desired: Desired, children: Children, *,
                 last.append(write)
         elif write := _plan_child(child, found):
             first.append(write)
+    first += _plan_unwanted(uid, desired, children)
     if waiting:
         # Without one of the others the new pods would not start.
         last = []
     return Plan(tuple(stage for stage in (tuple(first), tuple(last)) if stage), waiting=waiting)
 
 
+def _plan_unwanted(uid: str, desired: Desired, children: Children) -> list[Write]:
+    """Plan to delete what the agent had and is not to have any more; what is not its own stays."""
+    found = [(kind, children.get((kind, name))) for kind, name in desired.unwanted]
+    return [
+        Write(DELETE, kind, one.body, "not wanted any more")
+        for kind, one in found
+        if one is not None and not one.deleting and _is_owned(one.body, uid)
+    ]
+
+
+def _is_owned(body: Object, uid: str) -> bool:
+    owners = body["metadata"].get("ownerReferences") or ()
+    return any(one["uid"] == uid for one in owners if one.get("controller"))
+
+
 def _plan_child(child: Child, found: Found | None) -> Write | None:
     if found is None:
         return Write(CREATE if child.generated else APPLY, child.kind, child.body, "absent")
+    if child.frozen:
+        return _plan_frozen(child, found)
     difference = "labels" if not found.complete else find_difference(seal(child.kind, child.body), found.body)
     return Write(APPLY, child.kind, _guarded(child.body, found.uid), difference) if difference else None
+
+
+def _plan_frozen(child: Child, found: Found) -> Write | None:
+    """Plan to put the metadata right by a merge: an apply would have to repeat content that may not change."""
+    metadata = child.body["metadata"]
+    difference = find_difference({"metadata": metadata}, found.body) if found.complete else "labels"
+    if not difference:
+        return None
+    mine = {one["uid"] for one in metadata["ownerReferences"]}
+    # A merge replaces lists as a whole; owners that others added stay.
+    others = [one for one in found.body["metadata"].get("ownerReferences") or () if one["uid"] not in mine]
+    body = {
+        "apiVersion": child.kind.api_version,
+        "kind": child.kind.name,
+        "metadata": {**metadata, "ownerReferences": [*metadata["ownerReferences"], *others]},
+    }
+    return Write(MERGE, child.kind, _guarded(body, found.uid), difference)
 
 
 def _guarded(body: Object, uid: str) -> Object:
@@ -159,8 +192,7 @@ def plan_scale(deployment: Found | None, uid: str, replicas: int | None) -> Plan
     if deployment is None or replicas is None or deployment.deleting:
         return Plan()
     metadata = deployment.body["metadata"]
-    owned = any(one["uid"] == uid for one in metadata.get("ownerReferences") or () if one.get("controller"))
-    if not owned or deployment.body.get("spec", {}).get("replicas") == replicas:
+    if not _is_owned(deployment.body, uid) or deployment.body.get("spec", {}).get("replicas") == replicas:
         return Plan()
     body: dict[str, Any] = {
         "apiVersion": DEPLOYMENT.api_version,
@@ -171,19 +203,34 @@ def plan_scale(deployment: Found | None, uid: str, replicas: int | None) -> Plan
     return Plan(((Write(SCALE, DEPLOYMENT, body, f"replicas {replicas}"),),))
 
 
-def find_old_revisions(current: str, config_maps: list[Object], uid: str) -> list[Object]:
-    """Return the agent's own ConfigMaps of old revisions that are too many, if nothing refers to them."""
+def number_of(config_map: Object) -> int:
+    """Return the number of a revision's ConfigMap, 0 where it has none that can be read."""
+    text = (config_map["metadata"].get("annotations") or {}).get(labels.ANNOTATION_REVISION_NUMBER, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def count_revision(name: str, config_maps: list[Object], uid: str) -> int:
+    """Return the number that the revision of this ConfigMap is to have, which is to be the current one.
+
+    One that is the newest already keeps its number; every other, also one that was current long ago, gets the next.
+    """
+    numbers = {body["metadata"]["name"]: number_of(body) for body in config_maps if _is_owned(body, uid)}
+    newest, own = max(numbers.values(), default=0), numbers.get(name, 0)
+    return own if own and own == newest else newest + 1
+
+
+def find_old_revisions(current: str, config_maps: list[Object], uid: str, limit: int) -> list[Object]:
+    """Return the agent's own ConfigMaps of old revisions beyond the `limit` that were current last."""
     mine = [
         body
         for body in config_maps
-        if body["metadata"]["name"] != current
-        and "deletionTimestamp" not in body["metadata"]
-        and any(one["uid"] == uid for one in body["metadata"].get("ownerReferences") or () if one.get("controller"))
+        if body["metadata"]["name"] != current and "deletionTimestamp" not in body["metadata"] and _is_owned(body, uid)
     ]
-    newest_first = sorted(
-        mine, key=lambda body: (body["metadata"]["creationTimestamp"], body["metadata"]["name"]), reverse=True
-    )
-    return newest_first[REVISIONS_KEPT:]
+
+    def age(body: Object) -> tuple[int, str, str]:
+        return number_of(body), body["metadata"]["creationTimestamp"], body["metadata"]["name"]
+
+    return sorted(mine, key=age, reverse=True)[limit:]
 
 
 def plan_cleanup(old: list[Object], in_use: frozenset[str]) -> Plan:

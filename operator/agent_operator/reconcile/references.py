@@ -1,8 +1,8 @@
 """What agents refer to without owning it: users' Secrets and ConfigMaps, read by name and looked at again.
 
 They carry no label of ours, and watching all Secrets of a cluster would mean to hold them all in memory. So each is
-read by name: every two seconds while something in it is missing, every half minute otherwise. Agents that share an
-object share the reads. Of a Secret only the names of its keys are kept.
+read by name: every two seconds while something in it is missing or seems wrong, every half minute otherwise. Agents
+that share an object share the reads. Of a Secret only its version and the names of its keys are kept.
 """
 
 import asyncio
@@ -34,11 +34,15 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Referent:
-    """What was found: `keys` in its data, and for ConfigMaps the values somebody asked for."""
+    """What was found: `keys` in its data, and for ConfigMaps the values somebody asked for.
+
+    `version` changes with every change of the object.
+    """
 
     exists: bool
     keys: frozenset[str] = frozenset()
     values: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class References:
         self._random = random_source or random.Random()
         self._watched: dict[Reference, _Watched] = {}
         self._by_agent: dict[AgentKey, frozenset[Reference]] = {}
+        self._closely: set[AgentKey] = set()
         self._slots = asyncio.Semaphore(CONCURRENT_READS)
 
     async def resolve(self, key: AgentKey, wanted: Mapping[Reference, frozenset[str]]) -> dict[Reference, Referent]:
@@ -93,7 +98,21 @@ class References:
 
     def forget(self, key: AgentKey) -> None:
         """Stop looking at what only this agent refers to."""
+        self._closely.discard(key)
         self._depend(key, {})
+
+    def watch_closely(self, key: AgentKey, *, closely: bool) -> None:
+        """Look at what the agent refers to as often as at something missing: somebody is about to correct it."""
+        if closely == (key in self._closely):
+            return
+        if not closely:
+            self._closely.discard(key)
+            return
+        self._closely.add(key)
+        soon = asyncio.get_running_loop().time() + self._missing_interval
+        for reference in self._by_agent.get(key, ()):
+            watched = self._watched[reference]
+            watched.due = min(watched.due, soon)
 
     def _depend(self, key: AgentKey, wanted: Mapping[Reference, frozenset[str]]) -> None:
         for reference in self._by_agent.pop(key, frozenset()) - wanted.keys():
@@ -138,7 +157,8 @@ class References:
         self._plan(watched)
 
     def _plan(self, watched: _Watched) -> None:
-        interval = self._present_interval if watched.complete else self._missing_interval
+        relaxed = watched.complete and self._closely.isdisjoint(watched.wanted)
+        interval = self._present_interval if relaxed else self._missing_interval
         # Half a tick earlier than asked for, and never all at once.
         pause = interval * self._random.uniform(0.8, 1.0) - TICK / 2
         watched.due = asyncio.get_running_loop().time() + pause
@@ -154,4 +174,4 @@ def _to_referent(kind: Kind, body: Object | None, wanted: frozenset[str]) -> Ref
         return Referent(exists=False)
     data = body.get("data") or {}
     values = {key: data[key] for key in wanted if key in data} if kind is CONFIG_MAP else {}
-    return Referent(exists=True, keys=frozenset(data), values=values)
+    return Referent(True, frozenset(data), values, body["metadata"]["resourceVersion"])

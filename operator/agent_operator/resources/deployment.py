@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from agent_api import labels
+from agent_api.v1alpha1 import EnvVar, Runtime
 from agent_operator.resources.configmap import render_manifest
 from agent_operator.resources.inputs import (
     API_KEYS_DIR,
@@ -24,9 +25,12 @@ from agent_operator.resources.inputs import (
 from agent_operator.resources.secrets import POSTGRES_KEY
 
 USER_ID: Final = 65532
-GRACE_SECONDS: Final = 40
+GRACE_SECONDS: Final = 45
+LINGER_SECONDS: Final = 3
+"""A pod that is to go serves on for so long, until nobody sends it new connections any more."""
 REVISION_LENGTH: Final = 10
-REVISION_HISTORY: Final = 5
+REPLICA_SETS_KEPT: Final = 2
+"""The ConfigMaps are the history; old ReplicaSets are only kept so that going back at once finds its own again."""
 _READ_ONLY: Final = 0o440
 _SCRATCH_SIZE: Final = "64Mi"
 
@@ -34,7 +38,7 @@ _SCRATCH_SIZE: Final = "64Mi"
 def build_revision(inputs: AgentInputs) -> str:
     """Return the name of the revision: ten hex digits over what shapes the pod and what the runtime reads.
 
-    `replicas` and `suspend` have no part in it.
+    `replicas`, `suspend`, `revisionHistoryLimit` and `state.deletionPolicy` have no part in it.
     """
     shape = {
         "template": _build_template(inputs, revision=""),
@@ -55,10 +59,10 @@ def build_deployment(inputs: AgentInputs, revision: str) -> dict[str, Any]:
             "metadata": build_metadata(inputs, labels.child_name(inputs.name)),
             "spec": {
                 "replicas": inputs.replicas,
-                "revisionHistoryLimit": REVISION_HISTORY,
+                "revisionHistoryLimit": min(inputs.agent.spec.revision_history_limit, REPLICA_SETS_KEPT),
                 "selector": {"matchLabels": selector_labels(inputs.name)},
-                # The last good pod serves until the new one is ready.
-                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+                # The last good pods serve until new ones are ready; at least one new one at a time (it is rounded up).
+                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "25%"}},
                 "template": _build_template(inputs, revision),
             },
         }
@@ -66,8 +70,13 @@ def build_deployment(inputs: AgentInputs, revision: str) -> dict[str, Any]:
 
 
 def _build_template(inputs: AgentInputs, revision: str) -> dict[str, Any]:
+    runtime = inputs.agent.spec.runtime
     return {
-        "metadata": {"labels": {**common_labels(inputs.name), labels.LABEL_REVISION: revision}},
+        "metadata": {
+            # Ours win: they are what the Service and status find the pods by.
+            "labels": {**runtime.pod_labels, **common_labels(inputs.name), labels.LABEL_REVISION: revision},
+            **({"annotations": dict(runtime.pod_annotations)} if runtime.pod_annotations else {}),
+        },
         "spec": {
             "serviceAccountName": labels.child_name(inputs.name),
             "automountServiceAccountToken": False,
@@ -83,8 +92,33 @@ def _build_template(inputs: AgentInputs, revision: str) -> dict[str, Any]:
             },
             "containers": [_build_container(inputs, revision)],
             "volumes": _build_volumes(inputs, revision),
+            # Always there, since `replicas` must not change the pods; it means something with the second pod.
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "kubernetes.io/hostname",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": {**selector_labels(inputs.name), labels.LABEL_REVISION: revision}},
+                }
+            ],
+            **_build_placement(runtime),
         },
     }
+
+
+def _build_placement(runtime: Runtime) -> dict[str, Any]:
+    """Build what the user set about where pods run; what is not set is left out, as the API server does."""
+    tolerations = [
+        {name: value for name, value in one.model_dump(by_alias=True, exclude_none=True).items() if value != ""}
+        for one in runtime.tolerations
+    ]
+    settings = {
+        "nodeSelector": dict(runtime.node_selector),
+        "tolerations": tolerations,
+        "priorityClassName": runtime.priority_class_name,
+        "imagePullSecrets": [{"name": one.name} for one in runtime.image_pull_secrets],
+    }
+    return {name: value for name, value in settings.items() if value}
 
 
 def _build_container(inputs: AgentInputs, revision: str) -> dict[str, Any]:
@@ -102,6 +136,8 @@ def _build_container(inputs: AgentInputs, revision: str) -> dict[str, Any]:
         "volumeMounts": _build_mounts(inputs),
         # Up to two minutes to start on a crowded node; asked each second so that a quick start shows at once.
         "startupProbe": _build_probe("/livez", period=1, failures=120),
+        # Refusing at once would meet connections that were on their way when the pod's end became known.
+        "lifecycle": {"preStop": {"sleep": {"seconds": LINGER_SECONDS}}},
         "livenessProbe": _build_probe("/livez", period=10, failures=3),
         # Status must tell within 5 s that a message cannot be taken: two probes and the way to the API server.
         "readinessProbe": _build_probe("/readyz", period=2, failures=2),
@@ -127,8 +163,9 @@ def _build_probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
 def _build_environment(inputs: AgentInputs, revision: str) -> list[dict[str, Any]]:
     postgres = {"secretKeyRef": {"name": labels.postgres_secret_name(inputs.name), "key": POSTGRES_KEY}}
     return [
+        *(_build_variable(variable) for variable in inputs.agent.spec.runtime.env),
         {"name": "ABIDE_MANIFEST", "value": f"{MANIFEST_DIR}/{MANIFEST_FILE}"},
-        {"name": "ABIDE_AGENT_ID", "value": inputs.uid},
+        {"name": "ABIDE_AGENT_ID", "value": inputs.state_id},
         {"name": "ABIDE_REVISION", "value": revision},
         {"name": "ABIDE_API_KEYS_DIR", "value": API_KEYS_DIR},
         {"name": "ABIDE_SECRETS_DIR", "value": SECRETS_DIR},
@@ -137,6 +174,14 @@ def _build_environment(inputs: AgentInputs, revision: str) -> list[dict[str, Any
         {"name": "ABIDE_POD_NAME", "valueFrom": _field("metadata.name")},
         {"name": "ABIDE_POSTGRES_URL", "valueFrom": postgres},
     ]
+
+
+def _build_variable(variable: EnvVar) -> dict[str, Any]:
+    if source := variable.value_from:
+        ref = source.secret_key_ref
+        return {"name": variable.name, "valueFrom": {"secretKeyRef": {"name": ref.name, "key": ref.key}}}
+    # The API server leaves an empty value out.
+    return {"name": variable.name, **({"value": variable.value} if variable.value else {})}
 
 
 def _field(path: str) -> dict[str, Any]:

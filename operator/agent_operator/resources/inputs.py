@@ -13,6 +13,7 @@ from agent_api.v1alpha1 import Agent
 API_KEYS_DIR: Final = "/etc/abide/api-keys"
 MANIFEST_DIR: Final = "/etc/abide/manifest"
 MANIFEST_FILE: Final = "agent.json"
+SPEC_FILE: Final = "spec.json"
 SECRETS_DIR: Final = "/etc/abide/secrets"
 PORT: Final = 8080
 PORT_NAME: Final = "http"
@@ -26,6 +27,8 @@ class AgentInputs:
     """One valid agent with everything it refers to resolved.
 
     `prompt` is the system prompt itself, wherever it came from. `postgres_url` is what the agent is to use.
+    `adopted_id` is the id of the rows it took over from an earlier agent of its name, "" where it uses its own. `spec`
+    is the spec as it was written.
     """
 
     agent: Agent
@@ -33,6 +36,13 @@ class AgentInputs:
     prompt: str
     runtime_image: str
     postgres_url: str = field(repr=False)
+    adopted_id: str = ""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def state_id(self) -> str:
+        """Return the id under which Postgres keeps the agent's rows."""
+        return self.adopted_id or self.uid
 
     @property
     def name(self) -> str:

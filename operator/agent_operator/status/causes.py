@@ -30,6 +30,20 @@ _IMAGE_REASONS: Final = frozenset(
 _CONFIG_REASONS: Final = frozenset(("CreateContainerConfigError",))
 _CRASH_REASONS: Final = frozenset(("CrashLoopBackOff", "RunContainerError", "CreateContainerError", "StartError"))
 _SINCE_NOTE: Final = re.compile(r"\s*\(since [^)]*\)")
+_STORE_WORDS: Final = re.compile(r"Postgres at (?P<address>\S+): (?P<what>[^;]*)")
+_STORE_PHRASES: Final = {
+    Reason.CONNECTION_REFUSED: ("refuses connections", "Start Postgres, or correct host and port of its URL."),
+    Reason.TIMEOUT: ("does not answer in time", "Relieve Postgres, or find what drops its packets."),
+    Reason.AUTH_FAILED: ("refuses the user or password", "Correct user, password and rights in its URL's Secret."),
+    Reason.TLS_FAILED: ("allows no TLS connection", "Correct sslmode in its URL, or its certificate."),
+    Reason.CONNECTION_LIMIT: ("has no free connection", "Raise max_connections, or put a pooler in between."),
+    Reason.READ_ONLY: ("is read-only", "Make the URL lead to the primary, and see that its disk is not full."),
+    Reason.SCHEMA_TOO_OLD: (
+        "has a schema that is older than this version needs",
+        "The operator brings it up to date; if it does not, its log says why.",
+    ),
+    Reason.UNKNOWN: ("cannot be used", "See the log of Postgres."),
+}  # fmt: skip
 _POD_SUFFIX: Final = re.compile(r"pods \"[^\"]+\"")
 
 
@@ -53,8 +67,8 @@ EFFECT_NONE_SERVE: Final = "New messages are refused; acknowledged ones are kept
 
 
 def is_unstable(pod: PodView, now: datetime) -> bool:
-    """Whether the pod was killed for memory again and again, and not long enough ago to be trusted."""
-    return _oom_loop(pod) and pod.ended is not None and _within(pod.ended.at, now, OOM_STABLE_SECONDS)
+    """Whether the pod was killed for memory again and again, and has not run long enough since to be trusted."""
+    return _oom_loop(pod) and is_within(pod.started, now, OOM_STABLE_SECONDS)
 
 
 def is_serving(pod: PodView, now: datetime) -> bool:
@@ -63,10 +77,21 @@ def is_serving(pod: PodView, now: datetime) -> bool:
 
 
 def _oom_loop(pod: PodView) -> bool:
-    return pod.restarts >= OOM_REPEATED and pod.ended is not None and pod.ended.reason == "OOMKilled"
+    return pod.restarts >= OOM_REPEATED and _was_oom(pod)
 
 
-def _within(at: datetime | None, now: datetime, seconds: float) -> bool:
+def _was_oom(pod: PodView) -> bool:
+    """Whether the last run ended for memory; under the smallest limits not even the process can be started."""
+    return pod.ended is not None and (pod.ended.reason == "OOMKilled" or "OOM-killed" in pod.ended.message)
+
+
+def _is_restarted(pod: PodView, now: datetime) -> bool:
+    """Whether the process just runs again after it ended, and is not ready: it may end in the same way any moment."""
+    return pod.ended is not None and not pod.ready and is_within(pod.started, now, OOM_STABLE_SECONDS)
+
+
+def is_within(at: datetime | None, now: datetime, seconds: float) -> bool:
+    """Whether less than `seconds` have passed since an instant that is known."""
     return at is not None and now - at < timedelta(seconds=seconds)
 
 
@@ -77,24 +102,24 @@ def needs_probe(pod: PodView, now: datetime) -> bool:
         and not pod.ready
         and not pod.deleting
         and pod.ip
-        and not _within(pod.started, now, START_GRACE_SECONDS)
+        and not is_within(pod.started, now, START_GRACE_SECONDS)
     )
 
 
-def diagnose_pod(pod: PodView, probe: ProbeResult | None, now: datetime) -> Cause:
-    """Return why one pod does not serve; `starting` if there is nothing wrong yet."""
+def diagnose_pod(pod: PodView, probe: ProbeResult | None, now: datetime, store: str = "") -> Cause:
+    """Return why one pod does not serve; `starting` if there is nothing wrong yet. `store` is Postgres' host:port."""
     if pod.unscheduled is not None:
         return _unschedulable(pod)
     if pod.waiting in _IMAGE_REASONS:
         return _image_pull_failed(pod)
     if pod.waiting in _CONFIG_REASONS:
         return _config_missing(pod)
-    if pod.ended is not None and pod.ended.reason == "OOMKilled" and (not pod.running or is_unstable(pod, now)):
+    if pod.ended is not None and _was_oom(pod) and (not pod.running or is_unstable(pod, now)):
         return _oom_killed(pod, pod.ended)
     if pod.waiting in _CRASH_REASONS or (pod.ended is not None and not pod.running and pod.restarts >= CRASH_REPEATED):
         return _crash_loop(pod)
     if pod.running:
-        return _diagnose_running(pod, probe, now)
+        return _diagnose_running(pod, probe, now, store)
     return _starting(pod)
 
 
@@ -105,6 +130,15 @@ def diagnose_refusal(refusal: Refusal) -> Cause:
         Reason.POD_FORBIDDEN: "Allow it in the namespace's admission rules, or change the spec accordingly.",
     }
     what = scrub(_POD_SUFFIX.sub("pods", refusal.message))
+    if refusal.reason is Reason.STATE_STORE_UNREACHABLE:
+        return Cause(
+            refusal.reason,
+            f"Postgres does not answer the operator since {{since}}: {what.rstrip('.')}.",
+            "What runs keeps running.",
+            "Bring Postgres back; it goes on by itself.",
+            refusal.since,
+            store_reason=Reason.UNKNOWN,
+        )
     return Cause(
         refusal.reason,
         f"Kubernetes refuses what the agent needs since {{since}}: {what.rstrip('.')}.",
@@ -197,14 +231,25 @@ def _starting(pod: PodView) -> Cause:
     return Cause(Reason.STARTING, "The pod is being started since {since}.", "", "", since, starting=True)
 
 
-def _diagnose_running(pod: PodView, probe: ProbeResult | None, now: datetime) -> Cause:
-    if isinstance(probe, HealthOut) and (failed := _first_failed(probe)):
-        return _failed_check(pod, failed)
-    was_ready = pod.ready_at is not None and pod.started is not None and pod.ready_at > pod.started
-    young = _within(pod.started, now, START_SECONDS)
-    if not was_ready and young and (probe is None or isinstance(probe, ProbeFailure) or probe.ok):
+def _diagnose_running(pod: PodView, probe: ProbeResult | None, now: datetime, store: str) -> Cause:
+    failed = _first_failed(probe) if isinstance(probe, HealthOut) else None
+    if failed is not None and failed.reason != Reason.STARTING:
+        return _failed_check(pod, failed, store)
+    # Between two ends of a loop the process runs for a moment: status names the loop, it does not flap.
+    if pod.ended is not None and _is_restarted(pod, now) and _was_oom(pod):
+        return _oom_killed(pod, pod.ended)
+    if pod.restarts >= CRASH_REPEATED and _is_restarted(pod, now):
+        return _crash_loop(pod)
+    if failed is not None:
         return _starting(pod)
-    said = f"; it {probe.value} on /readyz" if isinstance(probe, ProbeFailure) else ""
+    was_ready = pod.ready_at is not None and pod.started is not None and pod.ready_at > pod.started
+    if not was_ready and is_within(pod.started, now, START_SECONDS):
+        return _starting(pod)
+    if not isinstance(probe, ProbeFailure):
+        # Not asked yet, or well again a moment before the kubelet looks: a guess would be wrong most of the time.
+        since = pod.ready_at or pod.started
+        return Cause(Reason.STARTING, "The pod is not ready since {since}.", "", "", since, starting=True)
+    said = f"; it {probe.value} on /readyz"
     return Cause(
         Reason.PROBE_FAILING,
         f"The runtime's readiness probe fails since {{since}}{said}.",
@@ -227,23 +272,44 @@ def _first_failed(health: HealthOut) -> CheckResult | None:
     return next((check for check in health.checks if not check.ok), None)
 
 
-def store_cause(pod: PodView, check: CheckResult) -> Cause:
-    """Return a failed check of Postgres as a cause; `store_reason` says what is wrong with Postgres."""
+def store_cause(pod: PodView, check: CheckResult, store: str = "") -> Cause:
+    """Return a failed check of Postgres as a cause; `store_reason` says what is wrong with Postgres.
+
+    `store` is the host:port to name where the runtime names none.
+    """
+    reason = _known_reason(check.reason)
+    reason = reason if reason in _STORE_PHRASES else Reason.UNKNOWN
+    phrase, remedy = _STORE_PHRASES[reason]
+    address, details = _read_store_words(check.message)
+    place = " ".join(part for part in ("Postgres", scrub(address or store)) if part)
     return Cause(
         Reason.STATE_STORE_UNREACHABLE,
-        f"Postgres cannot be used since {{since}}: {_words(check)}.",
+        f"{place} {phrase} since {{since}}{_quote(reason, details)}.",
         "New messages are refused with 503; acknowledged ones are kept and go on afterwards.",
-        "Bring Postgres back; the agent recovers by itself.",
+        f"{remedy} The agent goes on by itself.",
         _since(pod, check),
-        store_reason=_known_reason(check.reason) or Reason.UNKNOWN,
+        store_reason=reason,
     )
 
 
-def _failed_check(pod: PodView, check: CheckResult) -> Cause:
+def _read_store_words(message: str) -> tuple[str, str]:
+    """Return host:port and what happened from the runtime's words `Postgres at HOST:PORT: WHAT; REMEDY`."""
+    text = _SINCE_NOTE.sub("", message)
+    if found := _STORE_WORDS.match(text):
+        return found["address"], found["what"]
+    return "", text
+
+
+def _quote(reason: Reason, details: str) -> str:
+    """Return Postgres' own words where they tell more than the reason; they must not change while it lasts."""
+    telling = reason is not Reason.CONNECTION_REFUSED or "resolved" in details
+    words = scrub(details).rstrip(".") if telling and reason is not Reason.TIMEOUT else ""
+    return f": {words}" if words else ""
+
+
+def _failed_check(pod: PodView, check: CheckResult, store: str) -> Cause:
     if check.name == STORE_CHECK:
-        return store_cause(pod, check)
-    if check.reason == Reason.STARTING:
-        return _starting(pod)
+        return store_cause(pod, check, store)
     return Cause(
         _known_reason(check.reason) or Reason.PROBE_FAILING,
         f"The runtime's check {scrub(check.name, limit=60)} fails since {{since}}: {_words(check)}.",
@@ -276,7 +342,7 @@ def find_cause(observation: Observation, pods: tuple[PodView, ...]) -> Cause | N
     """Return why these pods do not all serve, or why none can be created; None if nothing is known."""
     now = observation.now
     causes = [
-        diagnose_pod(pod, observation.probes.get(pod.uid), now)
+        diagnose_pod(pod, observation.probes.get(pod.uid), now, observation.store)
         for pod in pods
         if not pod.deleting and not pod.finished and not is_serving(pod, now)
     ]
@@ -284,25 +350,3 @@ def find_cause(observation: Observation, pods: tuple[PodView, ...]) -> Cause | N
     if (cause is None or cause.starting) and observation.refusal is not None:
         return diagnose_refusal(observation.refusal)
     return cause
-
-
-_MARGIN_SECONDS: Final = 0.1
-
-
-def recheck_after(observation: Observation) -> float | None:
-    """Return in how many seconds time alone may change status; None if it cannot."""
-    now = observation.now
-    waits: list[float] = []
-    for pod in observation.pods:
-        if pod.deleting or pod.finished or observation.suspended:
-            continue
-        if pod.started is not None and not pod.ready:
-            limits = (START_GRACE_SECONDS, START_SECONDS)
-            waits += [_remaining(pod.started, now, limit) for limit in limits if _within(pod.started, now, limit)]
-        if is_unstable(pod, now) and pod.ended is not None and pod.ended.at is not None:
-            waits.append(_remaining(pod.ended.at, now, OOM_STABLE_SECONDS))
-    return min(waits, default=None)
-
-
-def _remaining(since: datetime, now: datetime, seconds: float) -> float:
-    return max(0.0, seconds - (now - since).total_seconds()) + _MARGIN_SECONDS

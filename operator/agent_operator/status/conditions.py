@@ -7,7 +7,7 @@ and what was last known of something nobody can be asked about any more.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from agent_api.conditions import ConditionType, Reason
 from agent_api.v1alpha1 import AgentStatus, Condition
@@ -21,11 +21,15 @@ from agent_operator.status.causes import (
     store_cause,
     verdict_cause,
 )
+from agent_operator.status.models import MODEL_REASONS, Answering, ModelsView, is_built_in, view_models
 from agent_operator.status.observed import Observation
 from agent_operator.status.pods import PodView
-from agent_operator.status.text import compose, find_since, instant
+from agent_operator.status.text import DOCS_PLACE, compose, find_since, instant
 
 Status = Literal["True", "False", "Unknown"]
+
+_MODEL_WORDS: Final = MODEL_REASONS | {Reason.SERVING_ON_FALLBACK}
+"""Reasons of Ready that speak of models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,8 @@ class Situation:
     """What the conditions are derived from: who serves, and what stands in the way.
 
     `rollout` is what keeps pods of the wanted revision from serving; `blocked` the first thing to name when nobody
-    serves; `reduced` what is wrong although somebody serves.
+    serves; `reduced` what is wrong although somebody serves; `models` what the models of serving pods can do. `held`
+    says that the pods do not tell (any more) what they told of their models before.
     """
 
     serving: tuple[PodView, ...]
@@ -52,6 +57,13 @@ class Situation:
     rollout: Cause | None
     blocked: Cause | None
     reduced: Cause | None
+    models: ModelsView
+    held: bool
+
+    @property
+    def replying(self) -> bool:
+        """Whether a message sent now gets a model's reply, as far as anybody knows."""
+        return bool(self.serving) and self.models.answering >= Answering.UNKNOWN
 
     @property
     def rollout_failed(self) -> bool:
@@ -60,7 +72,7 @@ class Situation:
         return bool(broken and self.serving and not self.current_serving)
 
 
-def assess(observation: Observation) -> Situation:
+def assess(observation: Observation, previous: AgentStatus) -> Situation:
     """Return who serves and what stands in the way."""
     alive = tuple(pod for pod in observation.pods if not pod.deleting and not pod.finished)
     serving = tuple(pod for pod in alive if is_serving(pod, observation.now))
@@ -69,24 +81,37 @@ def assess(observation: Observation) -> Situation:
     rollout = find_cause(observation, wanted)
     whole = find_cause(observation, alive)
     broken = whole if whole is not None and not whole.starting else None
+    models = view_models(observation)
+    told_before = any(pod.revision == previous.revision.ready for pod in serving)
+    if models.answering is Answering.CHECKING and told_before and _has_told(previous):
+        # The pods said it a moment ago, to an operator that has been restarted since, for example.
+        models = ModelsView(Answering.UNKNOWN)
     return Situation(
         serving=serving,
         current_serving=tuple(pod for pod in serving if pod.revision == observation.revision),
         rollout=rollout,
         blocked=refused or (rollout if rollout is not None and not rollout.starting else None) or broken or rollout,
         reduced=refused or broken,
+        models=models,
+        held=models.answering is Answering.UNKNOWN and told_before,
     )
+
+
+def _has_told(status: AgentStatus) -> bool:
+    """Whether Ready is about what models can do: it is True, or False because of a model."""
+    ready = next((condition for condition in status.conditions if condition.type == ConditionType.READY), None)
+    return ready is not None and (ready.status == "True" or ready.reason in MODEL_REASONS)
 
 
 def build_conditions(observation: Observation, previous: AgentStatus) -> list[Condition]:
     """Return the conditions in their documented order."""
     known = {condition.type: condition for condition in previous.conditions}
-    situation = assess(observation)
+    situation = assess(observation, previous)
     findings: Iterable[Finding | None] = (
-        _ready(observation, situation),
+        _ready(observation, situation, known),
         _accepted(observation),
         _progressing(observation, situation, previous),
-        _degraded(observation, situation),
+        _degraded(observation, situation, known),
         _state_store_ready(observation, known),
         _model_reachable(observation, situation, known),
         _suspended(observation),
@@ -104,7 +129,7 @@ def _finish(finding: Finding, observation: Observation, known: Mapping[str, Cond
         type=finding.type,
         status=finding.status,
         reason=finding.reason,
-        message=finding.message.replace("{since}", instant(since)),
+        message=finding.message.replace("{since}", instant(since)).replace(DOCS_PLACE, observation.docs),
         observed_generation=observation.generation,
         last_transition_time=(
             before.last_transition_time
@@ -123,7 +148,7 @@ def _is_off(observation: Observation) -> bool:
     return observation.suspended or observation.desired == 0
 
 
-def _ready(observation: Observation, situation: Situation) -> Finding:
+def _ready(observation: Observation, situation: Situation, known: Mapping[str, Condition]) -> Finding:
     type_ = ConditionType.READY
     if observation.suspended:
         return Finding(
@@ -137,16 +162,25 @@ def _ready(observation: Observation, situation: Situation) -> Finding:
             compose(Reason.SCALED_TO_ZERO, "Scaled to zero since {since}: no pods run, the state is kept.",
                     "Raise spec.replicas to go on."),
         )  # fmt: skip
+    if situation.serving and situation.models.answering is Answering.CHECKING:
+        what = "The pod is ready since {since}; whether its model can be called is being checked."
+        return Finding(type_, "False", Reason.STARTING, compose(Reason.STARTING, what), situation.serving[0].ready_at)
+    if situation.serving and situation.models.answering is Answering.NOBODY and situation.models.cause is not None:
+        return _from_cause(type_, "False", situation.models.cause, effect=situation.models.cause.effect)
+    if situation.held and (before := known.get(type_)) and before.reason in _MODEL_WORDS:
+        return _last_known(type_, known)
     if situation.serving:
-        return _ready_true(observation, situation)
+        return _ready_true(observation, situation, known)
     if situation.blocked is not None and not situation.blocked.starting:
         return _from_cause(type_, "False", situation.blocked, effect=situation.blocked.effect or EFFECT_NONE_SERVE)
-    since = situation.blocked.since if situation.blocked is not None else None
-    message = compose(Reason.STARTING, "A pod is being started since {since}.", "Messages are taken once it is ready.")
+    what, since = "The pod is being started since {since}.", None
+    if situation.blocked is not None:
+        what, since = situation.blocked.what, situation.blocked.since
+    message = compose(Reason.STARTING, what, "Messages are taken once it is ready.")
     return Finding(type_, "False", Reason.STARTING, message, since)
 
 
-def _ready_true(observation: Observation, situation: Situation) -> Finding:
+def _ready_true(observation: Observation, situation: Situation, known: Mapping[str, Condition]) -> Finding:
     type_ = ConditionType.READY
     if situation.rollout_failed:
         message = (
@@ -159,13 +193,45 @@ def _ready_true(observation: Observation, situation: Situation) -> Finding:
             situation.rollout.since if situation.rollout else None,
         )  # fmt: skip
     if situation.reduced is not None:
-        return _from_cause(type_, "True", situation.reduced, effect=_still_serving(situation))
-    return Finding(type_, "True", Reason.SERVING, f"Serving with {observation.configured_model}.")
+        lead, effect = _tell_reduced(observation, situation)
+        return _from_cause(type_, "True", situation.reduced, lead=lead, effect=effect)
+    if situation.models.answering is Answering.FALLBACK and situation.models.cause is not None:
+        return _on_fallback(type_, Reason.SERVING_ON_FALLBACK, situation.models)
+    if situation.models.cause is not None:
+        lead, effect = _tell_affected(situation)
+        return _from_cause(type_, "True", situation.models.cause, lead=lead, effect=effect)
+    untold = situation.models.answering is Answering.UNKNOWN
+    doubt = ""
+    if untold and _model_reachable(observation, situation, known).status == "Unknown":
+        doubt = " The pod does not say whether the model can be called."
+    return Finding(type_, "True", Reason.SERVING, f"Serving with {observation.configured_model}.{doubt}")
 
 
-def _still_serving(situation: Situation) -> str:
-    revision = situation.serving[0].revision
-    return f"Users notice nothing: revision {revision} keeps serving."
+def _on_fallback(type_: ConditionType, reason: Reason, models: ModelsView) -> Finding:
+    """Say that a fallback model replies, and what is wrong with the primary one."""
+    assert models.cause is not None  # noqa: S101 - a fallback model replies only in place of another
+    message = compose(reason, f"Served by {models.fallback}; {models.cause.what}", models.cause.remedy)
+    return Finding(type_, "True", reason, message, models.cause.since)
+
+
+def _tell_reduced(observation: Observation, situation: Situation) -> tuple[str, str]:
+    """Return what to say before and after a cause that leaves the agent serving: how many pods, what users notice."""
+    if situation.models.answering is Answering.FALLBACK:
+        effect = f"Users get replies from {situation.models.fallback}."
+    else:
+        effect = f"Users notice nothing: revision {situation.serving[0].revision} keeps serving."
+    if situation.rollout_failed:
+        return f"Revision {observation.revision}:", effect
+    missing = observation.desired - len(situation.current_serving)
+    if not observation.verdict.accepted or missing <= 0 or not situation.current_serving:
+        return "", effect
+    whose = "its" if missing == 1 else "their"
+    return f"{missing} of {observation.desired} pods:", f"The others serve; {whose} sessions were taken over."
+
+
+def _tell_affected(situation: Situation) -> tuple[str, str]:
+    lead = f"{situation.models.affected} of {len(situation.serving)} pods:"
+    return lead, "Users of these pods may get the fallback message; the others reply."
 
 
 def _accepted(observation: Observation) -> Finding:
@@ -204,19 +270,22 @@ def _progressing(observation: Observation, situation: Situation, previous: Agent
     return Finding(type_, "True", Reason.STARTING, compose(Reason.STARTING, message))
 
 
-def _degraded(observation: Observation, situation: Situation) -> Finding:
+def _degraded(observation: Observation, situation: Situation, known: Mapping[str, Condition]) -> Finding:
     type_ = ConditionType.DEGRADED
-    if _is_off(observation) or not situation.serving:
+    if situation.held and (ready := known.get(ConditionType.READY)) and ready.reason in _MODEL_WORDS:
+        return _last_known(type_, known)
+    if _is_off(observation) or not situation.replying:
         return Finding(type_, "False", Reason.NOT_SERVING, "Not applicable while the agent does not serve; see Ready.")
-    if situation.reduced is None:
-        return Finding(type_, "False", Reason.ALL_WELL, "Nothing is broken.")
-    broken = len([pod for pod in observation.pods if not pod.deleting and not pod.finished]) - len(situation.serving)
-    lead = ""
-    if situation.rollout_failed:
-        lead = f"Revision {observation.revision}:"
-    elif observation.verdict.accepted and broken > 0 and len(situation.serving) < observation.desired:
-        lead = f"{broken} of {observation.desired} pods:"
-    return _from_cause(type_, "True", situation.reduced, effect=_still_serving(situation), lead=lead)
+    models = situation.models
+    if situation.reduced is not None:
+        lead, effect = _tell_reduced(observation, situation)
+        return _from_cause(type_, "True", situation.reduced, effect=effect, lead=lead)
+    if models.answering is Answering.FALLBACK and models.cause is not None:
+        return _from_cause(type_, "True", models.cause, effect=f"Users get replies from {models.fallback}.")
+    if models.cause is not None:
+        lead, effect = _tell_affected(situation)
+        return _from_cause(type_, "True", models.cause, effect=effect, lead=lead)
+    return Finding(type_, "False", Reason.ALL_WELL, "Nothing is broken.")
 
 
 def _state_store_ready(observation: Observation, known: Mapping[str, Condition]) -> Finding:
@@ -228,8 +297,8 @@ def _state_store_ready(observation: Observation, known: Mapping[str, Condition])
         check = find_store_check(probe) if isinstance(probe, HealthOut) and not pod.deleting else None
         if check is not None and check.ok:
             return Finding(type_, "True", Reason.CONNECTED, "The runtime reaches Postgres.")
-        if check is not None:
-            cause = store_cause(pod, check)
+        if check is not None and check.reason != Reason.STARTING:
+            cause = store_cause(pod, check, observation.store)
             reason = cause.store_reason or Reason.UNKNOWN
             return Finding(type_, "False", reason, compose(reason, cause.what, cause.effect, cause.remedy), cause.since)
     return _last_known(type_, known)
@@ -237,11 +306,22 @@ def _state_store_ready(observation: Observation, known: Mapping[str, Condition])
 
 def _model_reachable(observation: Observation, situation: Situation, known: Mapping[str, Condition]) -> Finding:
     type_ = ConditionType.MODEL_REACHABLE
-    if situation.serving:
-        return Finding(
-            type_, "True", Reason.REACHABLE, f"{observation.configured_model} is built in: no network needed."
-        )
-    return _last_known(type_, known)
+    models = situation.models
+    match models.answering:
+        case Answering.PRIMARY if situation.serving or not is_built_in(observation.configured_model):
+            built_in = is_built_in(observation.configured_model)
+            tail = "is built in: no network needed." if built_in else "can be called."
+            return Finding(type_, "True", Reason.REACHABLE, f"{observation.configured_model} {tail}")
+        case Answering.FALLBACK if models.cause is not None:
+            return _on_fallback(type_, Reason.FALLBACK_ONLY, models)
+        case Answering.NOBODY if models.cause is not None:
+            return _from_cause(type_, "False", models.cause, effect=models.cause.effect)
+        case Answering.CHECKING if situation.serving:
+            return Finding(type_, "Unknown", Reason.UNKNOWN, "Not known yet: it is being checked.")
+        case Answering.UNKNOWN if situation.serving and not situation.held:
+            return Finding(type_, "Unknown", Reason.UNKNOWN, "Not known: the pod does not say it.")
+        case _:
+            return _last_known(type_, known)
 
 
 def _last_known(type_: ConditionType, known: Mapping[str, Condition]) -> Finding:

@@ -4,22 +4,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import Final
 
 from agent_api.conditions import Reason
-from agent_api.v1alpha1 import LastError
-from agent_api.wire import HealthOut
+from agent_api.v1alpha1 import LastError, ModelSpec
+from agent_api.wire import HealthOut, ModelCheck
 from agent_operator.status.pods import PodView
 
 
 class ProbeFailure(Enum):
-    """Why a runtime's /readyz could not be read."""
+    """Why a runtime's /readyz could not be read, or is no explanation."""
 
     NO_ANSWER = "does not answer"
     NOT_UNDERSTOOD = "answers something else than health"
+    NOT_SEEN = "says that it is ready, and the kubelet does not see it"
 
 
 ProbeResult = HealthOut | ProbeFailure
 """What a runtime said about itself when asked, or why it said nothing."""
+
+
+DOCS: Final = "docs"
+"""Where the pages are unless a setting says it: the folder in the project's source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +57,15 @@ class Refusal:
 class Facts:
     """What Postgres knows about an agent. None means not known (any more).
 
-    `sessions_by_pod` counts the sessions in the memory of each pod that ever sent a heartbeat, living or not.
+    `sessions_by_pod` counts the sessions in the memory of each pod that ever sent a heartbeat, living or not;
+    `models_by_pod` holds what its newest heartbeat says of its models, the primary first.
     """
 
     sessions_by_pod: Mapping[str, int] | None = None
     sessions_total: int | None = None
     answering: str | None = None
     last_error: LastError | None = None
+    models_by_pod: Mapping[str, tuple[ModelCheck, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,8 @@ class Observation:
     """Everything about one agent at the moment `now` (aware UTC).
 
     `desired` is how many pods should run. `revision` is the one the spec asks for, "" while that cannot be told.
-    `probes` holds, by pod uid, what the runtimes said about themselves.
+    `models` are the spec's, () while it cannot be read. `store` is host:port of the agent's Postgres.
+    `probes` holds, by pod uid, what the runtimes said about themselves. `docs` is where links to pages lead.
     """
 
     now: datetime
@@ -77,8 +86,10 @@ class Observation:
     desired: int
     revision: str
     configured_model: str
-    secret_hint: str = ""
+    models: tuple[ModelSpec, ...] = ()
+    store: str = ""
     pods: tuple[PodView, ...] = ()
     probes: Mapping[str, ProbeResult] = field(default_factory=dict)
     refusal: Refusal | None = None
     facts: Facts = Facts()
+    docs: str = DOCS

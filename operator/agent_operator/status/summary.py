@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -14,14 +14,19 @@ from agent_api.v1alpha1 import (
     RevisionStatus,
     SessionCounts,
 )
-from agent_api.wire import HealthOut
+from agent_api.wire import HealthOut, ModelCheck
 from agent_operator.resources.inputs import selector_labels
 from agent_operator.resources.service import build_endpoint
 from agent_operator.status.causes import is_serving
 from agent_operator.status.conditions import build_conditions
+from agent_operator.status.models import find_checks
 from agent_operator.status.observed import Observation
 from agent_operator.status.pods import PodView
 from agent_operator.status.text import scrub
+
+CHECKS_LIMIT: Final = 32
+MODEL_CHECK: Final = "model/"
+"""Before the name of a model in `health.checks`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ def build_status(observation: Observation, previous: AgentStatus) -> AgentStatus
             active=_sessions_active(observation, previous),
             total=previous.sessions.total if facts.sessions_total is None else facts.sessions_total,
         ),
-        health=_health(observation) or previous.health,
+        health=_health(observation, previous),
         last_error=facts.last_error or previous.last_error,
         observed_at=previous.observed_at,
     )
@@ -93,26 +98,28 @@ def _runtime_version(observation: Observation, serving: list[PodView]) -> str:
     return ""
 
 
-def _health(observation: Observation) -> Health | None:
-    """Return the checks of a pod that is not well, else of one that is; None if nobody answered."""
-    answers = [
-        (pod, probe)
-        for pod in observation.pods
-        if isinstance(probe := observation.probes.get(pod.uid), HealthOut) and not pod.deleting
-    ]
-    for _, probe in sorted(answers, key=lambda answer: answer[0].ready):
-        checks = {check.name: check for check in probe.checks}
-        return Health(
-            checks=[
-                HealthCheck(
-                    name=scrub(check.name, limit=60),
-                    ok=check.ok,
-                    message="" if check.ok else scrub(check.message),
-                )
-                for check in list(checks.values())[:32]
-            ]
-        )
-    return None
+def _health(observation: Observation, previous: AgentStatus) -> Health:
+    """Return the checks of a pod that is not well, else of one that is, its models included; else the last known."""
+    pods = sorted((pod for pod in observation.pods if not pod.deleting), key=lambda pod: (pod.ready, pod.name))
+    answers = (observation.probes.get(pod.uid) for pod in pods)
+    answer = next((probe for probe in answers if isinstance(probe, HealthOut)), None)
+    told = [found for pod in pods if (found := find_checks(observation, pod))]
+    models = min(told, key=lambda checks: all(check.ok is not False for check in checks), default=())
+    known = [check for check in previous.health.checks if check.name.startswith(MODEL_CHECK)]
+    own = [check for check in previous.health.checks if not check.name.startswith(MODEL_CHECK)]
+    if answer is not None:
+        own = [
+            HealthCheck(name=scrub(check.name, limit=60), ok=check.ok, message="" if check.ok else scrub(check.message))
+            for check in answer.checks
+        ]
+    if models:
+        known = [_model_check(check) for check in models if check.ok is not None]
+    return Health(checks=list({check.name: check for check in (*own, *known)}.values())[:CHECKS_LIMIT])
+
+
+def _model_check(check: ModelCheck) -> HealthCheck:
+    message = "" if check.ok else f"{check.model} {check.message or check.reason}"
+    return HealthCheck(name=f"{MODEL_CHECK}{scrub(check.name, limit=60)}", ok=bool(check.ok), message=scrub(message))
 
 
 def decide(fresh: AgentStatus, previous: AgentStatus, now: datetime, *, counters_interval: float) -> Decision:

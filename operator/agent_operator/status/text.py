@@ -6,7 +6,8 @@ from typing import Final
 
 from agent_api.conditions import Reason
 
-REASON_PAGES: Final = "https://abide.dev/docs/reasons"
+DOCS_PLACE: Final = "{docs}"
+"""Stands in composed texts for where the documentation is; `build_conditions` fills it in, like {since}."""
 MESSAGE_LIMIT: Final = 2000
 
 _SECRETS: Final = (
@@ -50,4 +51,4 @@ def find_since(message: str) -> datetime | None:
 def compose(reason: Reason, *sentences: str) -> str:
     """Return the sentences and the link to the reason's page as one message."""
     text = " ".join(sentence.strip() for sentence in sentences if sentence)
-    return f"{text[:MESSAGE_LIMIT]} {REASON_PAGES}/{reason}"
+    return f"{text[:MESSAGE_LIMIT]} {DOCS_PLACE}/reasons/{reason}.md"

@@ -1,22 +1,37 @@
-"""Metrics of the operator. No label names an agent: the number of series does not grow with the fleet."""
+"""Metrics of the operator. Only what is about an Agent names one (agents.py); nothing else grows with the fleet."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from agent_operator.telemetry.agents import FAMILIES, AgentState, AgentStates
+
 _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _WRITES: Final = frozenset(("create", "apply", "apply_status", "patch", "delete"))
+BUG: Final = "Bug"
+RESULTS: Final = ("changed", "unchanged", "refused", "gone")
 
 Sample = Callable[[], dict[str, float]]
 """Returns gauges by name, read at each scrape."""
 
 
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """One metric, for the reference."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
 class _Sampled(Collector):
-    """Gauges that are read when scraped."""
+    """What is read when it is scraped."""
 
     def __init__(self, sample: Sample, help_texts: dict[str, str]) -> None:
         self._sample = sample
@@ -25,7 +40,8 @@ class _Sampled(Collector):
     def collect(self) -> Iterator[Metric]:
         values = self._sample()
         for name, text in self._help_texts.items():
-            yield GaugeMetricFamily(name, text, value=values[name])
+            make = CounterMetricFamily if _kind(name) == "counter" else GaugeMetricFamily
+            yield make(name, text, value=values[name])
 
 
 SAMPLED: Final = {
@@ -42,51 +58,72 @@ SAMPLED: Final = {
     "abide_operator_loop_lag_seconds": "How late the event loop ran its last timer.",
     "abide_operator_synced": "1 once everything was listed.",
     "abide_operator_migrations_done": "1 once the database schema is up to date.",
+    "abide_operator_migration_failures_total": "Times the database schema could not be brought up to date.",
     "abide_operator_store_reachable": "1 while heartbeats can be read from Postgres.",
 }
+
+PROCESS: Final = (
+    MetricInfo("abide_process_virtual_memory_bytes", "gauge", (), "Virtual memory of the process."),
+    MetricInfo("abide_process_resident_memory_bytes", "gauge", (), "Resident memory of the process."),
+    MetricInfo("abide_process_start_time_seconds", "gauge", (), "When the process started, in seconds since 1970."),
+    MetricInfo("abide_process_cpu_seconds_total", "counter", (), "CPU time the process used."),
+    MetricInfo("abide_process_open_fds", "gauge", (), "Open file descriptors."),
+    MetricInfo("abide_process_max_fds", "gauge", (), "How many file descriptors it may open."),
+)
+
+
+def _kind(name: str) -> str:
+    return "counter" if name.endswith("_total") else "gauge"
 
 
 class Metrics:
     """All metrics of one operator process, in a registry of its own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each, which no query here uses
         self.registry = CollectorRegistry(auto_describe=False)
-        self.reconciles = Counter(
-            "abide_operator_reconciles", "Finished reconciles, by result.", ("result",), registry=self.registry
+        self.agents = AgentStates()
+        self._described = list(PROCESS)
+        self.reconciles = self._counter("abide_operator_reconciles_total", "Finished reconciles, by result.", "result")
+        for result in RESULTS:
+            self.reconciles.labels(result)
+        self.errors = self._counter("abide_operator_reconcile_errors_total", "Failed reconciles, by reason.", "reason")
+        self.errors.labels(BUG)
+        self.durations = self._histogram(
+            "abide_operator_reconcile_duration_seconds", "Time one reconcile took, whatever its result."
         )
-        self.errors = Counter(
-            "abide_operator_reconcile_errors", "Failed reconciles, by reason.", ("reason",), registry=self.registry
+        self.latencies = self._histogram("abide_operator_queue_latency_seconds", "Time an agent waited in the queue.")
+        self.retries = self._counter("abide_operator_retries_total", "Reconciles that will be tried again.")
+        self.requests = self._counter(
+            "abide_operator_kube_requests_total", "Requests to the API server, by outcome.", "verb", "kind", "outcome"
         )
-        self.durations = Histogram(
-            "abide_operator_reconcile_duration_seconds", "Time one reconcile took.",
-            buckets=_DURATIONS, registry=self.registry,
-        )  # fmt: skip
-        self.latencies = Histogram(
-            "abide_operator_queue_latency_seconds", "Time an agent waited in the queue.",
-            buckets=_DURATIONS, registry=self.registry,
-        )  # fmt: skip
-        self.retries = Counter("abide_operator_retries", "Reconciles that will be tried again.", registry=self.registry)
-        self.requests = Counter(
-            "abide_operator_kube_requests", "Requests to the API server.",
-            ("verb", "kind", "outcome"), registry=self.registry,
-        )  # fmt: skip
-        self.writes = Counter(
-            "abide_operator_kube_writes", "Successful writes to the API server.", ("verb", "kind"),
-            registry=self.registry,
-        )  # fmt: skip
-        self.watch_events = Counter(
-            "abide_operator_watch_events", "Watch events received.", ("kind",), registry=self.registry
+        self.writes = self._counter(
+            "abide_operator_kube_writes_total", "Successful writes to the API server.", "verb", "kind"
         )
-        self.sweeps = Counter("abide_operator_sweeps", "Full comparisons.", ("result",), registry=self.registry)
-        self.events_dropped = Counter(
-            "abide_operator_events_dropped", "Kubernetes Events that could not be written.", registry=self.registry
+        self.watch_events = self._counter("abide_operator_watch_events_total", "Watch events received.", "kind")
+        self.sweeps = self._counter("abide_operator_sweeps_total", "Full comparisons, by result.", "result")
+        for result in ("ok", "failed"):
+            self.sweeps.labels(result)
+        self.events_dropped = self._counter(
+            "abide_operator_events_dropped_total", "Kubernetes Events that could not be written."
         )
-        self.info = Gauge("abide_operator_info", "The running build.", ("version",), registry=self.registry)
-        ProcessCollector(registry=self.registry)
+        self.info = self._gauge("abide_operator_info", "The running build.", "version")
+        ProcessCollector(namespace="abide", registry=self.registry)
+
+    @property
+    def described(self) -> list[MetricInfo]:
+        """Every metric, for the reference."""
+        sampled = [MetricInfo(name, _kind(name), (), text) for name, text in SAMPLED.items()]
+        agents = [MetricInfo(family.name, "gauge", family.labels, family.text) for family in FAMILIES]
+        return [*self._described, *sampled, *agents]
 
     def sample(self, sample: Sample) -> None:
         """Read the gauges of SAMPLED from `sample` at each scrape."""
         self.registry.register(_Sampled(sample, SAMPLED))
+
+    def read_agents(self, agents: Callable[[], Iterable[AgentState]]) -> None:
+        """Show the state of these Agents at each scrape."""
+        self.agents.read_from(agents)
 
     def on_request(self, verb: str, kind: str, outcome: str) -> None:
         """Count one request to the API server."""
@@ -96,4 +133,19 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + self.agents.render().encode()
+
+    def _note(self, name: str, kind: str, labels: tuple[str, ...], text: str) -> None:
+        self._described.append(MetricInfo(name, kind, labels, text))
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        self._note(name, "counter", labels, text)
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        self._note(name, "gauge", labels, text)
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        self._note(name, "histogram", (), text)
+        return Histogram(name, text, buckets=_DURATIONS, registry=self.registry)

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from agent_api.wire import TurnStatus
@@ -218,3 +219,14 @@ async def test_concurrent_first_messages_make_one_session(scene: Scene, owner: O
     assert sorted(accepted.disposition for accepted in results) == ["queued"] * 7 + ["run"]
     assert sorted(accepted.turn.turn_seq for accepted in results) == list(range(1, 9))
     assert len({accepted.turn.session_id for accepted in results}) == 1
+
+
+async def test_every_turn_tells_the_revision_that_took_it(scene: Scene, owner: Owner, postgres_url: str) -> None:
+    await scene.say(owner, "one")
+    await scene.store.accept(replace(scene.turn("two"), revision="rev-2"), owner)
+    connection = await asyncpg.connect(postgres_url)
+    found = await connection.fetch(
+        "SELECT revision FROM abide.turns WHERE agent_id = $1 ORDER BY turn_seq", scene.agent
+    )
+    await connection.close()
+    assert [row["revision"] for row in found] == ["rev-1", "rev-2"]

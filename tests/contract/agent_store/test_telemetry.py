@@ -45,6 +45,40 @@ async def test_last_error_of_each_agent(scene: Scene, owner: Owner) -> None:
     assert await scene.store.last_errors([uuid4()]) == {}
 
 
+async def test_errors_are_listed_newest_first_page_by_page(scene: Scene, owner: Owner) -> None:
+    other = Scene(scene.store)
+    await other.start()
+    now = datetime.now(UTC)
+    for number in range(7):
+        # Two at each moment: the cursor must tell them apart.
+        at = now - timedelta(days=number // 2)
+        kind = "Even" if number % 2 == 0 else "Odd"
+        await scene.store.record_error(
+            ErrorRecord(scene.agent, kind, str(number), "trace", {"turnId": str(number)}, occurred_at=at)
+        )
+    await scene.store.record_error(ErrorRecord(other.agent, "Even", "theirs", occurred_at=now))
+    everything = await scene.store.list_errors(scene.agent, before=None, limit=100)
+    assert {error.message for error in everything} == {str(number) for number in range(7)}
+    times = [error.occurred_at for error in everything if error.occurred_at]
+    assert times == sorted(times, reverse=True)
+    assert {(error.stack_trace, error.context["turnId"]) for error in everything} == {
+        ("", str(number)) for number in range(7)
+    }
+    pages: list[ErrorRecord] = []
+    before = None
+    while page := await scene.store.list_errors(scene.agent, before=before, limit=2):
+        pages += page
+        last = page[-1]
+        assert last.occurred_at is not None
+        assert last.id is not None
+        before = (last.occurred_at, last.id)
+    assert pages == everything
+    odd = await scene.store.list_errors(scene.agent, error_type="Odd", before=None, limit=100)
+    assert [error.message for error in odd] == ["1", "3", "5"]
+    assert await scene.store.list_errors(scene.agent, error_type="a\0b", before=None, limit=1) == []
+    assert await scene.store.list_errors(uuid4(), before=None, limit=1) == []
+
+
 async def test_session_counts(scene: Scene, owner: Owner) -> None:
     for name in ("a", "b"):
         await scene.say(owner, session=name)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,12 +40,12 @@ def _as_a_terminal_starts_it() -> None:
 class Terminal:
     """A person at a terminal: a process on a pseudo terminal, what it showed, what is typed."""
 
-    def __init__(self, home: Path, *arguments: str | Path) -> None:
+    def __init__(self, home: Path, *arguments: str | Path, environ: Mapping[str, str] | None = None) -> None:
         self._main, side = pty.openpty()
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             cwd=home,
-            env=environment(home, {"TERM": "dumb"}),
+            env=environment(home, {"TERM": "dumb", **(environ or {})}),
             stdin=side,
             stdout=side,
             stderr=side,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from agent_api.wire import CheckResult, HealthOut
+from agent_api.wire import CheckResult, HealthOut, ModelCheck
 from agent_operator.app import Operator, build_context
 from agent_operator.context import OperatorContext
 from agent_operator.keys import AgentKey
@@ -195,6 +195,7 @@ class RuntimeHealth:
 
     def __init__(self) -> None:
         self.failed: tuple[str, str, str] | None = None
+        self.models: list[ModelCheck] = []
         self.asked = 0
         self.port = 0
 
@@ -207,7 +208,7 @@ class RuntimeHealth:
                 CheckResult(name=name, ok=False, reason=reason, message=message) if check.name == name else check
                 for check in checks
             ]
-        health = HealthOut(ok=self.failed is None, version="9.8.7", revision="r", checks=checks)
+        health = HealthOut(ok=self.failed is None, version="9.8.7", revision="r", checks=checks, models=self.models)
         return web.Response(
             text=health.model_dump_json(by_alias=True),
             content_type="application/json",

@@ -318,7 +318,7 @@ async def test_an_agent_made_again_at_once_gets_children_of_its_own(
         return True
 
     await eventually(its_own, timeout=30)
-    assert (await api.conditions(namespace))["Accepted"] == "True/Valid"
+    await api.wait_condition(namespace, "Accepted", "True/Valid")
 
 
 async def test_only_its_own_namespaces_are_touched(api: Api, namespace: str, operator: OperatorThread) -> None:

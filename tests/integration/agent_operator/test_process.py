@@ -20,7 +20,7 @@ import yaml
 
 from agent_operator.errors import Unusable
 from agent_operator.keys import AgentKey
-from agent_operator.kube.port import AGENT, DEPLOYMENT, SECRET
+from agent_operator.kube.port import AGENT, CONFIG_MAP, DEPLOYMENT, DISRUPTION_BUDGET, SECRET
 from agent_operator.upkeep import Upkeep
 from agent_store.ports import ErrorRecord
 from agent_store.postgres.store import PostgresStore
@@ -36,14 +36,15 @@ from tests.integration.agent_operator.harness import (
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RULES: list[tuple[str, list[str], list[str]]] = [
-    ("abide.dev", ["agents"], ["get", "list", "watch"]),
+    ("abide.dev", ["agents"], ["get", "list", "watch", "patch"]),
     ("abide.dev", ["agents/status"], ["patch"]),
     ("abide.dev", ["agents/finalizers"], ["update"]),
     ("apps", ["deployments"], ["get", "list", "watch", "create", "patch"]),
     ("apps", ["replicasets"], ["list"]),
     ("", ["services", "serviceaccounts", "secrets"], ["get", "list", "watch", "create", "patch"]),
     ("", ["configmaps"], ["get", "list", "watch", "create", "patch", "delete"]),
-    ("", ["pods"], ["list", "watch"]),
+    ("", ["pods"], ["list", "watch", "patch"]),
+    ("policy", ["poddisruptionbudgets"], ["get", "list", "watch", "create", "patch", "delete"]),
     ("events.k8s.io", ["events"], ["create"]),
 ]
 
@@ -120,10 +121,10 @@ async def test_a_process_serves_health_and_metrics_and_ends_on_sigterm(
         assert 'abide_operator_kube_writes_total{kind="agents.abide.dev",verb="apply_status"} 1.0' in metrics
         assert "abide_operator_agents 1.0" in metrics
         assert "abide_operator_store_reachable 0.0" in metrics
-        assert f"{namespace}" not in metrics
+        assert f'abide_agent_ready{{agent="bot",agent_namespace="{namespace}",reason="Starting"}} 0' in metrics
         assert operator.resident_mib() < 100
         operator.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(25):
+        async with asyncio.timeout(3):
             assert await operator.process.wait() == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     reconciled = [line for line in lines if line["event"] == "reconciled"]
@@ -166,8 +167,11 @@ async def test_the_documented_rights_are_enough(
     control_plane: ControlPlane, api: Api, namespace: str, runtime: RuntimeHealth, tmp_path: Path
 ) -> None:
     kubeconfig = await limited_kubeconfig(control_plane, api, namespace, tmp_path / "kubeconfig")
-    async with running_operator(kubeconfig, namespace, agent_port=runtime.port) as operator:
-        await api.make_agent(namespace, models=[{"provider": "echo", "apiKeySecretRef": {"name": "llm", "key": "k"}}])
+    async with running_operator(
+        kubeconfig, namespace, agent_port=runtime.port, namespace=namespace, reference_present_interval=0.5
+    ) as operator:
+        models = [{"provider": "echo", "apiKeySecretRef": {"name": "llm", "key": "k"}}]
+        await api.make_agent(namespace, models=models, revisionHistoryLimit=1, state={"deletionPolicy": "Delete"})
         await api.wait_condition(namespace, "Accepted", "False/SecretMissing")
         await api.make(SECRET, namespace, "llm", data={"k": base64.b64encode(b"v").decode()})
         await api.wait_condition(namespace, "Accepted", "True/Valid")
@@ -184,7 +188,28 @@ async def test_the_documented_rights_are_enough(
             await eventually(seen)
         await api.edit(DEPLOYMENT, namespace, "agent-bot", {"spec": {"replicas": 3}})
         await operator.sweep()
+        for replicas in (2, 1):
+            await api.edit(AGENT, namespace, "bot", {"spec": {"replicas": replicas}})
+
+            async def budgeted(replicas: int = replicas) -> bool:
+                return (await api.get(DISRUPTION_BUDGET, namespace, "agent-bot") is not None) == (replicas > 1)
+
+            await eventually(budgeted)
+        await api.edit(SECRET, namespace, "llm", {"data": {"k": base64.b64encode(b"w").decode()}})
+
+        async def told() -> bool:
+            return bool((await operator.settled_writes()).get("patch pods"))
+
+        await eventually(told)
+        # Without Postgres the rows are owed.
         await api.drop(AGENT, namespace, "bot")
+
+        async def gone() -> bool:
+            return await api.get(AGENT, namespace, "bot") is None
+
+        await eventually(gone)
+        assert operator.writes()["create configmaps"] == 1
+        assert await api.all(CONFIG_MAP, namespace, "abide.dev/debt=erase")
         forbidden = [
             sample.labels
             for metric in operator.context.metrics.requests.collect()
@@ -243,7 +268,8 @@ async def test_heartbeats_and_errors_in_postgres_show_in_status(
         async def told() -> bool:
             return "lastError" in await status()
 
-        await eventually(told, timeout=3)
+        # Errors are read every 10 s.
+        await eventually(told, timeout=15)
         error = (await status())["lastError"]
         assert error["type"] == "ModelUnavailable"
         assert "hunter2" not in error["message"]

@@ -151,7 +151,7 @@ async def test_the_cause_of_a_pod_shows_within_five_seconds_and_goes_by_itself(
     await api.wait_condition(namespace, "Ready", f"False/{reason}", timeout=5)
     message = await api.message(namespace)
     assert words in message
-    assert message.endswith(f"https://abide.dev/docs/reasons/{reason}")
+    assert message.endswith(f" docs/reasons/{reason}.md")
     # The same trouble once more, as a kubelet keeps reporting it, is no news.
     before = await operator.settled_writes()
     await api.set_pod(namespace, pod, **{**status, "restarts": 7})
@@ -195,7 +195,8 @@ async def test_postgres_as_the_cause_comes_from_the_runtimes_own_words(
     api: Api, namespace: str, operator: OperatorThread, runtime: RuntimeHealth
 ) -> None:
     pod = await serving(api, namespace)
-    runtime.failed = ("store", "ConnectionRefused", "postgresql://abide:hunter2@pg.shop:5432 refuses connections")
+    words = "Postgres at pg.shop:5432: postgresql://abide:hunter2@pg.shop cannot be resolved; look"
+    runtime.failed = ("store", "ConnectionRefused", words)
     await api.set_pod(namespace, pod, running=True)
     await api.wait_condition(namespace, "Ready", "False/StateStoreUnreachable", timeout=5)
     conditions = await api.conditions(namespace)

@@ -1,21 +1,26 @@
 """What the chart makes of values, and which values it refuses."""
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from agent_operator.kube.port import (
     AGENT,
     CHILD_KINDS,
     CONFIG_MAP,
+    DISRUPTION_BUDGET,
     EVENT,
+    POD,
     REPLICA_SET,
     WATCHED_KINDS,
     Kind,
 )
+from agent_operator.resources.inputs import PORT_NAME, common_labels
 from tests.integration.chart.conftest import CHART, Helm, Object
 
 EXTERNAL = {"postgres": {"embedded": {"enabled": False}, "external": {"secretRef": {"name": "pg"}}}}
@@ -125,8 +130,12 @@ def test_by_default_there_is_an_operator_for_all_namespaces_and_a_postgres(helm:
         ("ClusterRole", "abide-agents-view"),
         ("ClusterRole", "abide-operator"),
         ("ClusterRoleBinding", "abide-operator"),
+        ("ConfigMap", "abide-dashboards"),
+        ("ConfigMap", "abide-rules"),
         ("CustomResourceDefinition", "agents.abide.dev"),
         ("Deployment", "abide-operator"),
+        ("Role", "abide-operator-own"),
+        ("RoleBinding", "abide-operator-own"),
         ("Secret", "abide-postgres"),
         ("Service", "abide-postgres"),
         ("ServiceAccount", "abide-operator"),
@@ -161,8 +170,6 @@ def test_the_generated_password_is_long_and_the_url_carries_it(helm: Helm) -> No
 
 
 def test_the_crd_is_the_generated_one(helm: Helm) -> None:
-    import yaml
-
     found = one(helm.render(), "CustomResourceDefinition")
     generated = yaml.safe_load(Path(CHART, "files", "crds", "abide.dev_agents.yaml").read_text())
     assert found["spec"] == generated["spec"]
@@ -188,7 +195,8 @@ def test_namespaced_mode_asks_for_nothing_in_the_cluster(helm: Helm) -> None:
     objects = helm.render(NAMESPACED)
     assert not [o["kind"] for o in objects if o["kind"].startswith("Cluster") or o["kind"].startswith("Custom")]
     for kind in ("Role", "RoleBinding"):
-        assert sorted(o["metadata"]["namespace"] for o in objects if o["kind"] == kind) == ["desk", "shop"]
+        namespaces = sorted(o["metadata"]["namespace"] for o in objects if o["kind"] == kind)
+        assert namespaces == ["abide-system", "desk", "shop"]  # its own one for its notes
     assert environment(objects)["ABIDE_WATCH_NAMESPACES"] == "shop,desk"
     cluster_wide = one(helm.render(), "ClusterRole", "abide-operator")
     assert all(o["rules"] == cluster_wide["rules"] for o in objects if o["kind"] == "Role")
@@ -220,6 +228,68 @@ def test_labels_of_ones_own_cannot_break_the_selector(helm: Helm) -> None:
     assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
+MONITORING: Object = {
+    "docsURL": "https://docs.example.com/abide/",
+    "dashboards": {"labels": {"team": "x"}, "annotations": {"a": "b"}, "folder": "Agents"},
+    "rules": {"labels": {"prometheus": "main"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "monitoring"}},
+    "podMonitor": {"enabled": True, "labels": {"release": "monitoring"}, "interval": "15s"},
+}
+MONITORING_API = ("--api-versions", "monitoring.coreos.com/v1")
+
+
+def test_dashboards_and_rules_come_as_config_maps(helm: Helm) -> None:
+    objects = helm.render(MONITORING)
+    dashboards = one(objects, "ConfigMap", "abide-dashboards")
+    assert dashboards["metadata"]["labels"].items() >= {"grafana_dashboard": "1", "team": "x"}.items()
+    assert dashboards["metadata"]["annotations"] == {"grafana_folder": "Agents", "a": "b"}
+    files = {path.name: json.loads(path.read_text()) for path in (CHART / "dashboards").glob("*.json")}
+    assert {name.removeprefix("abide-"): json.loads(text) for name, text in dashboards["data"].items()} == files
+    assert {json.loads(text)["uid"] for text in dashboards["data"].values()} == {"abide-fleet", "abide-agent"}
+    rules = one(objects, "ConfigMap", "abide-rules")
+    assert rules["metadata"]["labels"]["prometheus"] == "main"
+    assert yaml.safe_load(rules["data"]["abide.yaml"])["groups"] == expected_groups()
+    assert sum(len(str(found)) for found in (dashboards, rules)) < 700_000, "a ConfigMap has at most 1 MiB"
+
+
+def expected_groups() -> list[Object]:
+    """Return the shipped rules with links to the documentation of MONITORING."""
+    groups: list[Object] = yaml.safe_load((CHART / "rules" / "abide.yaml").read_text())["groups"]
+    for rule in (rule for group in groups for rule in group["rules"] if "alert" in rule):
+        link = rule["annotations"]["runbook_url"]
+        rule["annotations"]["runbook_url"] = link.replace("docs/", "https://docs.example.com/abide/", 1)
+    return groups
+
+
+def test_the_prometheus_operator_gets_the_same_rules_and_finds_all_pods(helm: Helm) -> None:
+    objects = helm.render(MONITORING, *MONITORING_API)
+    rule = one(objects, "PrometheusRule")
+    assert rule["spec"] == {"groups": expected_groups()}
+    assert rule["metadata"]["labels"]["release"] == "monitoring"
+    operator, agents = one(objects, "PodMonitor", "abide-operator"), one(objects, "PodMonitor", "abide-agents")
+    selected = operator["spec"]["selector"]["matchLabels"]
+    assert selected.items() <= one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+    assert selected.items() > {"app.kubernetes.io/component": "operator"}.items()
+    assert agents["spec"]["selector"]["matchLabels"].items() <= common_labels("desk").items()
+    assert agents["spec"]["namespaceSelector"] == {"any": True}
+    for monitor in (operator, agents):
+        assert monitor["spec"]["podMetricsEndpoints"] == [{"port": PORT_NAME, "interval": "15s"}]
+        assert monitor["metadata"]["labels"]["release"] == "monitoring"
+    port = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["ports"][0]
+    assert port["name"] == PORT_NAME
+    namespaced = helm.render({**MONITORING, **NAMESPACED}, *MONITORING_API)
+    found = one(namespaced, "PodMonitor", "abide-agents")["spec"]["namespaceSelector"]
+    assert found == {"matchNames": ["shop", "desk"]}
+
+
+def test_objects_of_the_prometheus_operator_are_made_only_where_it_is_and_asked_for(helm: Helm) -> None:
+    for values, arguments in ((MONITORING, ()), ({}, MONITORING_API)):
+        kinds = {o["kind"] for o in helm.render(values, *arguments)}
+        assert kinds.isdisjoint({"PrometheusRule", "PodMonitor"})
+    off = helm.render({"dashboards": {"enabled": False}, "rules": {"enabled": False}})
+    assert "ConfigMap" not in {o["kind"] for o in off}
+
+
 REFUSED: dict[str, tuple[Object, str]] = {
     "key at the top": ({"postgress": {}}, "postgress"),
     "key of the operator": ({"operator": {"replicas": 2}}, "replicas"),
@@ -230,6 +300,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "size": ({"postgres": {"embedded": {"storage": {"size": "big"}}}}, "size"),
     "namespace": ({"watchNamespaces": ["Shop"]}, "watchNamespaces"),
     "parameter of the container": ({"postgres": {"embedded": {"parameters": {"port": "1"}}}}, "port"),
+    "interval": ({"podMonitor": {"interval": "often"}}, "interval"),
     "both databases": (
         {"postgres": {"external": {"secretRef": {"name": "pg"}}}},
         "set postgres.embedded.enabled=false to use the one of Secret pg",
@@ -260,7 +331,9 @@ def needed_rights() -> dict[str, set[str]]:
         allow(kind, "list", "watch")
     for kind in CHILD_KINDS:
         allow(kind, "get", "create", "patch")
-    allow(AGENT, "get")
+    allow(AGENT, "get", "patch")  # patch: the finalizer
+    allow(POD, "patch")  # of a changed Secret
+    allow(DISRUPTION_BUDGET, "delete")  # of an agent with one pod
     allow(AGENT, "patch", part="/status")
     allow(AGENT, "update", part="/finalizers")  # owner references that block deletion
     allow(CONFIG_MAP, "delete")  # revisions no longer in use
@@ -276,6 +349,16 @@ def test_the_operator_may_do_what_its_code_calls_and_nothing_more(helm: Helm) ->
             for resource in rule["resources"]:
                 granted.setdefault(f"{group}/{resource}", set()).update(rule["verbs"])
     assert granted == needed_rights()
+
+
+@pytest.mark.parametrize("option", ["default", "namespaced"])
+def test_the_operator_keeps_its_own_notes_in_its_own_namespace(helm: Helm, option: str) -> None:
+    objects = helm.render(OPTIONS[option])
+    role = one(objects, "Role", "abide-operator-own")
+    assert role["metadata"]["namespace"] == "abide-system"
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "create", "delete"]}]
+    assert one(objects, "RoleBinding", "abide-operator-own")["roleRef"]["name"] == "abide-operator-own"
+    assert environment(objects)["ABIDE_NAMESPACE"] == "abide-system"
 
 
 def test_users_roles_cover_agents_and_only_them(helm: Helm) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from agent_api.wire import TurnResponse, TurnStatus
-from agent_cli.client import PATIENCE, AgentClient, AgentRef, Clock
+from agent_cli.cluster.targets import UrlTarget
 from agent_cli.errors import CliError
-from agent_cli.streamed import Final, Output, Text
-from agent_cli.targets import UrlTarget
+from agent_cli.talk.client import PATIENCE, AgentClient, AgentRef, Clock
+from agent_cli.talk.streamed import Final, Output, Text
 from tests.unit.agent_cli.scripted_server import Script, Step, answer, hang_up, problem, serve, stream, turn
 
 AGENT = AgentRef("shop", "assistant")

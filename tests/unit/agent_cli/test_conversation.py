@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from agent_api.wire import TurnError, TurnStatus
-from agent_cli.chat import ChatOptions, send_one
-from agent_cli.client import AgentClient, AgentRef, Clock
-from agent_cli.conversation import Chat, Screen, clean, new_session_name, outcome_note
+from agent_cli.cluster.targets import UrlTarget
 from agent_cli.errors import UsageError
-from agent_cli.targets import UrlTarget
+from agent_cli.talk.chat import ChatOptions, send_one
+from agent_cli.talk.client import AgentClient, AgentRef, Clock
+from agent_cli.talk.conversation import Chat, Screen, clean, new_session_name, outcome_note
 from tests.unit.agent_cli.scripted_server import Script, Step, answer, problem, serve, stream, turn
 
 

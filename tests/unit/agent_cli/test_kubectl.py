@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_cli.errors import CliError
-from agent_cli.kubectl import (
+from agent_cli.cluster.kubectl import (
     Cluster,
     ForwardFailed,
     ObjectNotFound,
@@ -16,6 +15,7 @@ from agent_cli.kubectl import (
     get_object,
     open_port_forward,
 )
+from agent_cli.errors import CliError
 
 
 def script(folder: Path, body: str) -> str:

@@ -1,6 +1,7 @@
 """The command line itself: commands, options, exit codes, and how quickly it starts."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +11,13 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from agent_api.version import VERSION
 from agent_cli.main import app, command_name, main
 
-HEAVY = ("agent_runtime", "agent_store", "fastapi", "httpx", "yaml", "asyncpg", "alembic")
+HEAVY = ("agent_runtime", "agent_store", "fastapi", "httpx", "yaml", "rich", "asyncpg", "alembic", "agent_api.v1alpha1")
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,28 @@ def run(*arguments: str) -> Done:
     return Done(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
-@pytest.mark.parametrize("command", ["dev", "chat", "sessions", "status", "validate", "migrate", "version"])
+COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"})
     assert result.exit_code == 0
     assert "Usage:" in result.output
+
+
+def test_all_promised_commands_are_there() -> None:
+    assert set(COMMANDS) >= {
+        "chat", "completion", "dev", "diff", "doctor", "errors", "history", "logs", "migrate", "rollback", "schema",
+        "sessions", "start", "state", "status", "stop", "validate", "version",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_explained_in_the_guide_and_the_reference(command: str) -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    for page in ("cli.md", "cli-reference.md"):
+        assert f"abide {command}" in (docs / page).read_text()
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
@@ -88,8 +107,29 @@ def test_a_valid_manifest_is_named() -> None:
     assert (done.returncode, done.stdout) == (0, "Agent default/assistant is valid\n")
 
 
+def test_stdin_and_folders_are_validated(tmp_path: Path) -> None:
+    example = (Path(__file__).parents[3] / "examples" / "assistant.yaml").read_text()
+    with mock.patch.object(sys, "stdin", io.StringIO(example.replace("echo", "nosuch"))):
+        done = run("validate", "-")
+    assert done.returncode == 2
+    assert done.stderr.startswith("stdin:1: spec.models[0].provider")
+    empty = run("validate", str(tmp_path))
+    assert empty.returncode == 2
+    assert "no manifests in this folder" in empty.stderr
+    (tmp_path / "b.yml").write_text(example.replace("name: assistant", "name: second"))
+    (tmp_path / "a.yaml").write_text(example)
+    (tmp_path / "notes.txt").write_text("not a manifest")
+    both = run("validate", str(tmp_path))
+    assert both.stdout.splitlines() == ["Agent default/assistant is valid", "Agent default/second is valid"]
+
+
+def test_the_version_is_told_to_programs_too() -> None:
+    assert json.loads(run("version", "-o", "json").stdout) == {"version": VERSION}
+
+
 def test_without_kubectl_the_error_is_one_sentence() -> None:
-    for command in ("chat", "status", "sessions"):
+    reading = ("chat", "status", "sessions", "errors", "history", "diff", "logs", "start", "stop", "rollback")
+    for command in reading:
         done = run(command, "assistant")
         assert done.returncode == 1
         assert done.stdout == ""
@@ -105,6 +145,12 @@ def test_without_kubectl_the_error_is_one_sentence() -> None:
         (["chat", "a", "hi", "--idempotency-key", "a b"], "--idempotency-key: write 1 to 255 visible ASCII"),
         (["chat", "a", "--idempotency-key", "k"], "--idempotency-key belongs to one message"),
         (["chat", "a", "hi", "--url", "localhost:8080"], "--url localhost:8080: write http://host:port"),
+        (["errors", "a", "--since", "soon", "--url", "http://x"], "--since 'soon': write a duration such as 90s"),
+        (["state", "show", "a", "no spaces", "--url", "http://x"], "SESSION 'no spaces': write 1 to 128 characters"),
+        (["status", "a", "-A"], "--all-namespaces is for the table"),
+        (["logs", "a", "-f", "-p"], "--follow and --previous exclude each other"),
+        (["diff", "a", "1", "2", "3"], "Give at most two revisions."),
+        (["validate", "-", "-"], "-: stdin can be read once only"),
         (["dev", "nothing.yaml"], "nothing.yaml: cannot be read: No such file or directory"),
         (["dev", "nothing.yaml", "--secret", "x"], "--secret x: write NAME.KEY=env:VARIABLE"),
     ],

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent_cli.reload import Watcher, fingerprint
+from agent_cli.local.reload import Watcher, fingerprint
 
 DEADLINE = 10.0
 

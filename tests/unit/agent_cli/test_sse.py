@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_cli.sse import SseEvent, SseParser, parse_sse
+from agent_cli.talk.sse import SseEvent, SseParser, parse_sse
 
 
 def test_an_event_has_its_name_data_and_id() -> None:

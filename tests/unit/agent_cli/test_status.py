@@ -1,12 +1,19 @@
 """The lines of `abide status`."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from agent_cli.status import LINES_MAX, next_command, render_status
+from agent_api.conditions import Reason
+from agent_cli.cluster.agents import Happening, parse_events, silence
+from agent_cli.operate.advice import next_command
+from agent_cli.operate.status import LINES_MAX, describe, fleet_row, render_status, timeline
+from agent_cli.output import Cell
 
+GOOD = {"Serving", "Valid", "UpToDate", "AllWell", "Connected", "Reachable", "NotSuspended", "NotServing"}
 TIMES = "2026-01-02T14:02:11Z"
+NOW = datetime(2026, 1, 2, 15, 0, tzinfo=UTC)
 
 
 def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, Any]:
@@ -56,19 +63,28 @@ def test_a_healthy_agent_shows_in_few_lines_what_it_is_and_how_to_talk_to_it() -
     lines = render_status(agent(HEALTHY))
     assert lines[0] == "Agent shop/assistant: Ready=True Serving since 2026-01-02T14:02:11Z"
     text = "\n".join(lines)
-    for part in ("echo/echo", "1 of 1 ready", "5, 1 of them", "http://agent-assistant.shop.svc:8080", "Accepted=Valid"):
+    for part in ("echo/echo", "1 of 1 ready", "5, 1 of them", "http://agent-assistant.shop.svc:8080", "timeline"):
         assert part in text
     assert lines[-1].endswith('abide chat assistant -n shop "hello"')
+    assert "old" not in text
 
 
 def test_the_worst_status_still_fits_and_keeps_the_next_command() -> None:
     error = {"time": TIMES, "type": "ModelUnavailable", "message": "x" * 1000}
-    lines = render_status(agent([*BROKEN, *HEALTHY[2:4]], lastError=error), width=100)
-    assert len(lines) <= LINES_MAX
-    assert all(len(line) <= 100 and "\n" not in line for line in lines)
-    assert "kubectl logs -n shop deployment/agent-assistant" in lines[-1]
-    assert lines[1].strip().startswith("Postgres pg.shop:5432 refuses connections")
-    assert any("StateStoreReady" in line and "ConnectionRefused: d second line" in line for line in lines)
+    moments = [Happening(NOW, "Restarted", "again")] * 30
+    told = agent([condition("Ready", "False", "CrashLoop", "word " * 200), *BROKEN[1:], *HEALTHY[2:4]], lastError=error)
+    lines = render_status(told, width=80, old="status is old: the operator is silent since now", moments=moments)
+    assert len(lines) == LINES_MAX
+    assert all(len(line) <= 80 and "\n" not in line for line in lines[:-1])
+    assert lines[-1].endswith("abide logs assistant -n shop --previous")
+    assert any("status is old" in line for line in lines)
+    assert sum(line.startswith("  word") for line in lines) == 4
+
+
+def test_a_message_is_shown_whole_where_the_terminal_is_narrow() -> None:
+    message = "Postgres pg.shop:5432 refuses connections since 14:02:11Z. Messages are refused. Start Postgres again."
+    lines = render_status(agent([condition("Ready", "False", "StateStoreUnreachable", message)]), width=60)
+    assert " ".join(line.strip() for line in lines[1:3]) == message
 
 
 def test_a_failed_rollout_and_a_fallback_are_not_called_well() -> None:
@@ -77,12 +93,12 @@ def test_a_failed_rollout_and_a_fallback_are_not_called_well() -> None:
     lines = render_status(agent([HEALTHY[0], failed, fallback, HEALTHY[1]]))
     assert any(line.split()[:3] == ["Progressing", "False", "RolloutFailed:"] for line in lines)
     assert any(line.split()[:3] == ["ModelReachable", "True", "FallbackOnly:"] for line in lines)
-    assert [line.split()[2:] for line in lines if "all well" in line] == [["Accepted=Valid"]]
+    assert "abide rollback assistant -n shop" in lines[-1]
 
 
 def test_of_an_agent_that_does_not_serve_degraded_says_nothing() -> None:
-    lines = render_status(agent([BROKEN[0], condition("Degraded", "False", "NotServing")]))
-    assert not any("Degraded" in line for line in lines if "timeline" not in line)
+    lines = render_status(agent([BROKEN[0], condition("Degraded", "False", "NotServing")]), moments=[])
+    assert not any("Degraded" in line for line in lines)
 
 
 def test_a_status_about_an_older_spec_says_so() -> None:
@@ -90,23 +106,92 @@ def test_a_status_about_an_older_spec_says_so() -> None:
     assert not any("not processed" in line for line in render_status(agent(HEALTHY)))
 
 
-def test_an_agent_without_status_points_to_the_operator() -> None:
+def test_an_agent_without_status_points_to_the_doctor() -> None:
     lines = render_status({"metadata": {"name": "a", "namespace": "b", "generation": 1}})
     assert lines[0] == "Agent b/a: no status yet"
-    assert "operator" in lines[-1]
+    assert lines[-1].endswith("abide doctor")
 
 
 @pytest.mark.parametrize(
     ("reason", "command"),
     [
-        (
-            "Suspended",
-            'kubectl patch agents.abide.dev assistant -n shop --type=merge -p \'{"spec":{"suspend":false}}\'',
-        ),
-        ("ScaledToZero", "kubectl scale agents.abide.dev assistant -n shop --replicas=1"),
+        ("Suspended", "abide start assistant -n shop --wait"),
+        ("ScaledToZero", "abide start assistant -n shop --wait"),
         ("SecretMissing", "kubectl describe agents.abide.dev assistant -n shop"),
-        ("CrashLoop", "kubectl logs -n shop deployment/agent-assistant --tail=50"),
+        ("CrashLoop", "abide logs assistant -n shop --previous"),
+        ("StateStoreUnreachable", "abide doctor"),
+        ("SomethingNew", "abide logs assistant -n shop --since 10m"),
     ],
 )
 def test_the_next_command_fits_the_reason(reason: str, command: str) -> None:
     assert next_command(agent([condition("Ready", "False", reason)])) == command
+
+
+@pytest.mark.parametrize("reason", [one for one in Reason if one not in GOOD])
+def test_every_reason_for_trouble_has_a_next_command(reason: Reason) -> None:
+    trouble = agent([condition("Ready", "False", reason)])
+    trouble["spec"] = {"models": [{"apiKeySecretRef": {"name": "llm", "key": "openai"}}]}
+    command = next_command(trouble)
+    assert command.startswith(("abide ", "kubectl "))
+    assert "{" not in command
+
+
+def test_a_missing_key_is_put_there_without_showing_it() -> None:
+    told = agent([condition("Ready", "False", "SecretMissing", 'spec.models[0]: Secret shop/llm has no key "openai".')])
+    told["spec"] = {"models": [{"provider": "openai", "apiKeySecretRef": {"name": "llm", "key": "openai"}}]}
+    assert next_command(told).startswith("kubectl create secret generic llm -n shop --from-file=openai=/dev/stdin")
+
+
+def test_a_missing_prompt_names_its_config_map() -> None:
+    told = agent([condition("Ready", "False", "ConfigMapMissing")])
+    told["spec"] = {"systemPromptFrom": {"configMapKeyRef": {"name": "prompts", "key": "bot"}}}
+    assert next_command(told) == "kubectl create configmap prompts -n shop --from-file=bot=prompt.txt"
+
+
+def test_the_timeline_joins_conditions_and_events_newest_first() -> None:
+    moments = timeline(
+        agent(HEALTHY),
+        [Happening(NOW, "Restarted", "by hand"), Happening(NOW - timedelta(days=1), "Serving", "told already")],
+    )
+    assert (moments[0].what, moments[0].at) == ("Restarted", NOW)
+    assert "Ready=True Serving" in [moment.what for moment in moments]
+    assert "Serving" not in [moment.what for moment in moments]
+
+
+def test_an_event_has_the_newest_time_it_names() -> None:
+    events = [
+        {"reason": "A", "eventTime": TIMES, "series": {"lastObservedTime": "2026-01-02T16:00:00Z"}},
+        {"reason": "B", "eventTime": TIMES},
+        {"reason": "C"},
+    ]
+    assert [(one.what, one.at.hour) for one in parse_events(events)] == [("A", 16), ("B", 14)]
+
+
+def operator(available: int) -> dict[str, Any]:
+    conditions = [{"type": "Available", "status": "False", "lastTransitionTime": TIMES}]
+    return {"status": {"availableReplicas": available, "conditions": conditions}}
+
+
+def test_a_status_is_old_only_where_something_says_so() -> None:
+    well = agent(HEALTHY)
+    assert silence(well, [operator(1)], NOW) == ""
+    assert silence(well, None, NOW) == ""  # who may not see the operator is not told stories
+    assert silence(well, [operator(0)], NOW) == f"status is old: the operator is silent since {TIMES}"
+    assert "no operator is installed" in silence(well, [], NOW)
+    behind = agent(HEALTHY, observedGeneration=2)
+    written = {"manager": "kubectl", "time": "2026-01-02T14:59:00Z"}
+    behind["metadata"]["managedFields"] = [written, {"subresource": "status", "time": "2026-01-02T14:59:59Z"}]
+    assert silence(behind, [operator(1)], NOW).endswith("since the spec was changed at 2026-01-02T14:59:00Z")
+    assert silence(behind, [operator(1)], NOW - timedelta(seconds=55)) == ""
+
+
+def test_the_table_and_the_answer_for_programs() -> None:
+    degraded = agent([HEALTHY[0], condition("Degraded", "True", "ServingOnFallback")])
+    row = fleet_row(degraded, NOW)
+    assert row[:3] == ["assistant", Cell("True", "green"), "Serving, ServingOnFallback"]
+    told = describe(degraded)
+    assert set(told) == {
+        "namespace", "name", "ready", "reason", "message", "since", "old", "conditions", "model", "replicas", "suspend",
+        "revision", "sessions", "endpoint", "runtimeVersion", "lastError", "observedAt", "next",
+    }  # fmt: skip
+    assert told["revision"] == {"current": "8f00aa11bb", "ready": "8f00aa11bb"}

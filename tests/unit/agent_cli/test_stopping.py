@@ -8,7 +8,7 @@ import pytest
 
 PREAMBLE = """
 import sys, threading
-from agent_cli.stopping import StopRequest
+from agent_cli.local.stopping import StopRequest
 stop = StopRequest()
 """
 WAIT = (

@@ -4,8 +4,8 @@ import json
 from uuid import UUID
 
 from agent_api.wire import Reply, TurnOut, TurnResponse, TurnStatus
-from agent_cli.sse import SseEvent
-from agent_cli.streamed import Final, Output, StreamedReply, TakenBack, Text
+from agent_cli.talk.sse import SseEvent
+from agent_cli.talk.streamed import Final, Output, StreamedReply, TakenBack, Text
 
 TURN = UUID(int=7)
 

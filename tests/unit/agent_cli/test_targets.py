@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from agent_cli.client import Clock
+from agent_cli.cluster.kubectl import Cluster
+from agent_cli.cluster.targets import ClusterTarget, not_ready
 from agent_cli.errors import CliError
-from agent_cli.kubectl import Cluster
-from agent_cli.targets import ClusterTarget, not_ready
+from agent_cli.talk.client import Clock
 
 
 def agent(status: str = "True", reason: str = "Serving", message: str = "") -> dict[str, Any]:
@@ -97,5 +97,5 @@ def test_a_secret_without_its_key_is_named(tmp_path: Path) -> None:
         target.connect(10)
 
 
-def test_an_agent_without_status_points_to_the_operator() -> None:
-    assert "is the operator running?" in str(not_ready({"metadata": {"name": "a", "namespace": "shop"}}))
+def test_an_agent_without_status_points_to_the_doctor() -> None:
+    assert "`abide doctor` tells" in str(not_ready({"metadata": {"name": "a", "namespace": "shop"}}))

@@ -5,7 +5,7 @@ import stat
 import time
 from pathlib import Path
 
-from agent_cli.workspace import LOCK, PREFIX, SETTLED_SECONDS, Workspace, sweep
+from agent_cli.local.workspace import LOCK, PREFIX, SETTLED_SECONDS, Workspace, sweep
 
 
 def abandon(parent: Path, name: str, *, age: float) -> Path:

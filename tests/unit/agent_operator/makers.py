@@ -160,6 +160,8 @@ def observe(*pods: PodView, **changes: Any) -> Observation:
         "desired": 1,
         "revision": REVISION,
         "configured_model": "echo/echo",
+        "models": tuple(make_agent().spec.models),
+        "store": "pg.shop:5432",
         "pods": pods,
         **changes,
     }

@@ -69,5 +69,11 @@ def test_a_prompt_comes_from_its_config_map() -> None:
     missing = judge_references(PROMPTED, {PROMPTS: Referent(exists=False)})
     assert missing.reason is Reason.CONFIG_MAP_MISSING
     assert "ConfigMap shop/prompts does not exist" in missing.message
+    long = judge_references(PROMPTED, {PROMPTS: Referent(True, frozenset(("support",)), {"support": "x" * 100_001})})
+    assert long.reason is Reason.INVALID_SPEC
+    assert long.message == (
+        'spec.systemPromptFrom.configMapKeyRef: key "support" of ConfigMap shop/prompts has 100001 characters; '
+        "write at most 100000."
+    )
     empty = judge_references(PROMPTED, {PROMPTS: Referent(True, frozenset(("support",)), {"support": " \n"})})
     assert empty.reason is Reason.INVALID_SPEC

@@ -6,14 +6,16 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_operator.kube.port import CONFIG_MAP, DEPLOYMENT, SECRET, Kind
+from agent_operator.kube.port import CONFIG_MAP, DEPLOYMENT, DISRUPTION_BUDGET, SECRET, Kind
 from agent_operator.reconcile.cache import seal
 from agent_operator.reconcile.plan import (
     APPLY,
     CREATE,
     DELETE,
+    MERGE,
     Found,
     Plan,
+    count_revision,
     find_old_revisions,
     plan_children,
     plan_cleanup,
@@ -85,7 +87,7 @@ def test_writes_to_what_exists_carry_its_uid() -> None:
 specs = st.fixed_dictionaries(
     {
         "systemPrompt": st.text(min_size=1, max_size=40),
-        "replicas": st.integers(0, 1),
+        "replicas": st.integers(0, 3),
         "suspend": st.booleans(),
         "history": st.fixed_dictionaries({"limit": st.integers(1, 10000)}),
         "runtime": st.fixed_dictionaries(
@@ -148,7 +150,10 @@ def test_an_owner_that_somebody_removed_is_put_back() -> None:
         orphan = copy.deepcopy(found.body)
         del orphan["metadata"]["ownerReferences"]
         plan = plan_children("support", UID, desired, {**state, key: Found(orphan, applied=True)})
-        assert [(write.verb, write.why) for write in plan.writes] == [(APPLY, "metadata.ownerReferences")]
+        # What cannot change as a whole gets its metadata back by a merge.
+        verb = MERGE if key[0] is CONFIG_MAP else APPLY
+        assert [(write.verb, write.why) for write in plan.writes] == [(verb, "metadata.ownerReferences")]
+        assert verb == APPLY or "data" not in plan.writes[0].body
 
 
 def test_without_what_it_refers_to_a_new_agent_gets_no_deployment() -> None:
@@ -170,7 +175,52 @@ def test_a_held_deployment_can_still_be_stopped() -> None:
     assert plan_scale(None, UID, 0) == Plan()
 
 
-def config_map(number: int, *, uid: str = UID) -> dict[str, Any]:
+def test_several_pods_get_a_budget_and_a_single_one_loses_it() -> None:
+    several, single = (build_desired(make_inputs(make_agent(replicas=count))) for count in (2, 1))
+    assert several.unwanted == ()
+    state = carry_out(nothing(several), plan_children("support", UID, several, nothing(several)))
+    budget = (DISRUPTION_BUDGET, "agent-support")
+    assert state[budget] is not None
+    plan = plan_children("support", UID, single, state)
+    assert [(write.verb, write.kind) for write in plan.writes] == [(DELETE, DISRUPTION_BUDGET), (APPLY, DEPLOYMENT)]
+    state = carry_out(state, plan)
+    assert plan_children("support", UID, single, state) == Plan()
+
+
+def test_a_budget_of_somebody_else_stays() -> None:
+    single = build_desired(make_inputs())
+    state = carry_out(nothing(single), plan_children("support", UID, single, nothing(single)))
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "other", "controller": True}
+    theirs = {"metadata": {"name": "agent-support", "namespace": "shop", "uid": "x", "ownerReferences": [owner]}}
+    state[(DISRUPTION_BUDGET, "agent-support")] = Found(theirs, applied=False)
+    assert plan_children("support", UID, single, state) == Plan()
+
+
+def test_the_same_revision_written_otherwise_changes_no_config_map() -> None:
+    inline = build_desired(make_inputs(make_agent(systemPrompt="Be brief."), spec={"systemPrompt": "Be brief."}))
+    source = {"systemPromptFrom": {"configMapKeyRef": {"name": "prompts", "key": "support"}}}
+    referred = build_desired(make_inputs(make_agent(**source), prompt="Be brief.", spec=source))
+    assert inline.revision == referred.revision
+    state = carry_out(nothing(inline), plan_children("support", UID, inline, nothing(inline)))
+    assert plan_children("support", UID, referred, state) == Plan()
+
+
+def test_an_owner_that_others_added_to_a_config_map_stays() -> None:
+    desired = build_desired(make_inputs())
+    state = carry_out(nothing(desired), plan_children("support", UID, desired, nothing(desired)))
+    name = (CONFIG_MAP, f"agent-support-{desired.revision}")
+    found = state[name]
+    assert found is not None
+    other = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "other"}
+    body = copy.deepcopy(found.body)
+    body["metadata"]["ownerReferences"] = [other, *body["metadata"]["ownerReferences"]]
+    del body["metadata"]["labels"]["abide.dev/revision"]
+    plan = plan_children("support", UID, desired, {**state, name: Found(body, applied=True)})
+    (write,) = plan.writes
+    assert [one["uid"] for one in write.body["metadata"]["ownerReferences"]] == [UID, "other"]
+
+
+def config_map(number: int, *, uid: str = UID, count: int | None = None) -> dict[str, Any]:
     owner = {"apiVersion": "abide.dev/v1alpha1", "kind": "Agent", "name": "support", "uid": uid, "controller": True}
     return {
         "metadata": {
@@ -179,13 +229,14 @@ def config_map(number: int, *, uid: str = UID) -> dict[str, Any]:
             "uid": f"u{number}",
             "creationTimestamp": stamp(instant(number)),
             "ownerReferences": [owner],
+            **({} if count is None else {"annotations": {"abide.dev/revision-number": str(count)}}),
         }
     }
 
 
-def test_only_old_unused_revisions_beyond_the_newest_five_are_deleted() -> None:
+def test_only_old_unused_revisions_beyond_the_limit_are_deleted() -> None:
     maps = [config_map(number) for number in range(9)] + [config_map(20, uid="other")]
-    old = find_old_revisions("agent-support-0000000008", maps, UID)
+    old = find_old_revisions("agent-support-0000000008", maps, UID, 5)
     assert [body["metadata"]["name"][-1] for body in old] == ["2", "1", "0"]
     plan = plan_cleanup(old, frozenset(("agent-support-0000000001",)))
     assert [(write.verb, write.name[-1]) for write in plan.writes] == [(DELETE, "2"), (DELETE, "0")]
@@ -193,4 +244,20 @@ def test_only_old_unused_revisions_beyond_the_newest_five_are_deleted() -> None:
 
 def test_nothing_is_deleted_while_there_are_few() -> None:
     maps = [config_map(number) for number in range(6)]
-    assert find_old_revisions("agent-support-0000000005", maps, UID) == []
+    assert find_old_revisions("agent-support-0000000005", maps, UID, 5) == []
+    assert len(find_old_revisions("agent-support-0000000005", maps, UID, 0)) == 5
+
+
+def test_age_is_when_a_revision_was_current_last_and_not_when_it_was_made() -> None:
+    maps = [config_map(0, count=5), config_map(1, count=2), config_map(2, count=3), config_map(3, count=6)]
+    old = find_old_revisions("agent-support-0000000003", maps, UID, 1)
+    assert [body["metadata"]["name"][-1] for body in old] == ["2", "1"]
+
+
+def test_the_number_grows_each_time_a_revision_becomes_the_current_one() -> None:
+    maps = [config_map(0, count=1), config_map(1, count=2), config_map(9, uid="other", count=70)]
+    assert count_revision("agent-support-0000000001", maps, UID) == 2
+    assert count_revision("agent-support-0000000000", maps, UID) == 3
+    assert count_revision("agent-support-0000000005", maps, UID) == 3
+    assert count_revision("agent-support-0000000005", [], UID) == 1
+    assert count_revision("agent-support-0000000004", [config_map(4)], UID) == 1

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from agent_operator.health.prober import ANSWER_TIMEOUT, CONCURRENT, PATIENCE, HealthProber
+from agent_api.wire import ModelCheck
+from agent_operator.health.prober import ANSWER_TIMEOUT, CONCURRENT, PATIENCE, UNSEEN_SECONDS, HealthProber
 from agent_operator.keys import AgentKey
+from agent_operator.status.models import MODEL_GRACE_SECONDS
 from agent_operator.status.observed import ProbeFailure, ProbeResult
 from tests.unit.agent_operator.makers import NOW, at, health, make_pod, ready_pod
 from tests.unit.agent_operator.virtualtime import run_virtually
@@ -142,3 +144,56 @@ def test_a_whole_fleet_in_trouble_is_asked_a_few_at_a_time() -> None:
         await asyncio.sleep(60)
 
     assert scene(play, delay=5.0).most_at_once == CONCURRENT
+
+
+def knowing(*known: bool | None) -> ProbeResult:
+    models = [ModelCheck(name=f"m{number}", model="openai/gpt", ok=ok) for number, ok in enumerate(known)]
+    return health().model_copy(update={"models": models})
+
+
+def test_a_ready_pod_is_asked_on_until_it_knows_its_models() -> None:
+    async def play(pods: Pods, prober: HealthProber) -> None:
+        pods.answer = knowing(None)
+        assert await prober.ask(KEY, [ready_pod()], now=NOW) == {ready_pod().uid: knowing(None)}
+        await asyncio.sleep(4.5)
+        assert pods.woken == []
+        pods.answer = knowing(False)
+        await asyncio.sleep(100)
+        assert len(pods.woken) == 1
+        assert await prober.ask(KEY, [ready_pod()], now=NOW) == {ready_pod().uid: knowing(False)}
+        assert len(pods.asked) == 6
+
+    scene(play)
+
+
+def test_a_ready_pod_that_never_knows_its_models_is_left_alone_at_last() -> None:
+    async def play(pods: Pods, prober: HealthProber) -> None:
+        await prober.ask(KEY, [ready_pod()], now=NOW)
+        await asyncio.sleep(1000)
+        assert len(pods.asked) <= MODEL_GRACE_SECONDS + 2
+
+    scene(play, answer=knowing(True, None))
+
+
+def test_a_ready_pod_that_cannot_be_reached_is_tried_again_soon_and_then_rarely() -> None:
+    async def play(pods: Pods, prober: HealthProber) -> None:
+        await prober.ask(KEY, [ready_pod()], now=NOW)
+        await asyncio.sleep(100)
+        assert len(pods.asked) == 5
+
+    scene(play, answer=ProbeFailure.NO_ANSWER)
+
+
+def test_a_pod_that_is_well_without_becoming_ready_is_said_to_be_unseen() -> None:
+    async def play(pods: Pods, prober: HealthProber) -> None:
+        assert await prober.ask(KEY, [UNREADY], now=NOW) == {UNREADY.uid: health()}
+        await asyncio.sleep(UNSEEN_SECONDS)
+        assert pods.woken == []
+        await asyncio.sleep(4)
+        assert len(pods.woken) == 1
+        assert await prober.ask(KEY, [UNREADY], now=NOW) == {UNREADY.uid: ProbeFailure.NOT_SEEN}
+        pods.answer = BROKEN
+        await asyncio.sleep(4)
+        assert await prober.ask(KEY, [UNREADY], now=NOW) == {UNREADY.uid: BROKEN}
+
+    scene(play, answer=health())

@@ -17,6 +17,8 @@ from agent_operator.resources.deployment import build_revision
 from agent_operator.resources.secrets import generate_api_key, with_api_key
 from tests.unit.agent_operator.makers import POSTGRES_URL, UID, make_agent, make_inputs
 
+ABIDE_DRAIN = 20
+"""Seconds a runtime gives its running turns, ABIDE_DRAIN_SECONDS."""
 KEYED = {"apiKeySecretRef": {"name": "llm.keys", "key": "openai"}}
 
 
@@ -30,7 +32,7 @@ def container_of(desired: Desired) -> dict[str, Any]:
 
 
 def test_every_object_is_valid_for_the_newest_kubernetes() -> None:
-    agent = make_agent(models=[{"provider": "echo", **KEYED}])
+    agent = make_agent(models=[{"provider": "echo", **KEYED}], replicas=2)
     for child in build_desired(make_inputs(agent)).children:
         kubernetes_validate.validate(child.body, kubernetes_validate.latest_version(), strict=True)
 
@@ -143,6 +145,99 @@ def test_replicas_and_suspend_make_no_new_revision() -> None:
 )
 def test_what_shapes_the_pod_makes_a_new_revision(changed: Any) -> None:
     assert build_revision(changed) != build_revision(make_inputs())
+
+
+POD_SETTINGS: dict[str, Any] = {
+    "env": [
+        {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+        {"name": "EMPTY", "value": ""},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "side", "key": "token"}}},
+    ],
+    "nodeSelector": {"disk": "ssd"},
+    "tolerations": [{"key": "gpu", "operator": "Equal", "value": "", "effect": "NoExecute", "tolerationSeconds": 0}],
+    "priorityClassName": "high",
+    "imagePullSecrets": [{"name": "registry"}],
+    "podLabels": {"team": "blue", "app.kubernetes.io/managed-by": "me"},
+    "podAnnotations": {"note": "x"},
+}
+
+
+def test_settings_of_the_pod_reach_it_and_cannot_take_its_labels() -> None:
+    desired = build_desired(make_inputs(make_agent(runtime=POD_SETTINGS)))
+    template = deployment_of(desired)["spec"]["template"]
+    labels_ = template["metadata"]["labels"]
+    assert labels_["team"] == "blue"
+    assert labels_["app.kubernetes.io/managed-by"] == "abide-operator"
+    assert template["metadata"]["annotations"] == {"note": "x"}
+    pod = template["spec"]
+    assert (pod["nodeSelector"], pod["priorityClassName"]) == ({"disk": "ssd"}, "high")
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    # As the API server keeps them: without empty values.
+    assert pod["tolerations"] == [
+        {"key": "gpu", "operator": "Equal", "effect": "NoExecute", "tolerationSeconds": 0}
+    ]  # fmt: skip
+    environment = {entry["name"]: entry for entry in container_of(desired)["env"]}
+    assert environment["HTTPS_PROXY"] == {"name": "HTTPS_PROXY", "value": "http://proxy:3128"}
+    assert environment["EMPTY"] == {"name": "EMPTY"}
+    assert environment["TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "side", "key": "token"}}
+    kubernetes_validate.validate(deployment_of(desired), kubernetes_validate.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("setting", POD_SETTINGS)
+def test_each_setting_of_the_pod_makes_a_new_revision_and_its_default_none(setting: str) -> None:
+    plain = build_revision(make_inputs())
+    assert build_revision(make_inputs(make_agent(runtime={setting: POD_SETTINGS[setting]}))) != plain
+    empty: dict[str, Any] = {"priorityClassName": ""}
+    default = empty.get(setting, type(POD_SETTINGS[setting])())
+    assert build_revision(make_inputs(make_agent(runtime={setting: default}))) == plain
+    manifest = json.loads(config_map_of(build_desired(make_inputs()))["data"]["agent.json"])
+    assert setting not in manifest["spec"]["runtime"]
+
+
+def config_map_of(desired: Desired) -> dict[str, Any]:
+    return next(child.body for child in desired.children if child.kind is CONFIG_MAP)
+
+
+def test_the_config_map_keeps_the_spec_as_it_was_written_and_the_number() -> None:
+    spec = {"systemPromptFrom": {"configMapKeyRef": {"name": "prompts", "key": "support"}}, "replicas": 3}
+    agent = make_agent(systemPromptFrom=spec["systemPromptFrom"], replicas=3)
+    desired = build_desired(make_inputs(agent, spec=spec), lambda revision: 7)
+    config_map = config_map_of(desired)
+    assert json.loads(config_map["data"]["spec.json"]) == spec
+    assert config_map["metadata"]["annotations"]["abide.dev/revision-number"] == "7"
+
+
+def test_what_changes_without_a_new_revision() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"revisionHistoryLimit": 0},
+        {"state": {"deletionPolicy": "Delete"}},
+        {"replicas": 7},
+    ]
+    assert len({build_revision(make_inputs(make_agent(**spec))) for spec in changes}) == 1
+
+
+def test_adopted_rows_are_named_to_the_runtime_and_the_owner_stays() -> None:
+    adopted = "7d9d9f0c-5a0e-4bd8-9f0e-000000000000"
+    desired = build_desired(make_inputs(adopted_id=adopted))
+    environment = {entry["name"]: entry for entry in container_of(desired)["env"]}
+    assert environment["ABIDE_AGENT_ID"]["value"] == adopted
+    assert {child.body["metadata"]["ownerReferences"][0]["uid"] for child in desired.children} == {UID}
+    assert desired.revision != build_desired(make_inputs()).revision
+
+
+def test_the_last_good_pods_serve_until_new_ones_are_ready() -> None:
+    for replicas, limit, kept in ((1, 5, 2), (4, 1, 1), (100, 0, 0)):
+        spec = deployment_of(
+            build_desired(make_inputs(make_agent(replicas=replicas, revisionHistoryLimit=limit)))
+        )["spec"]  # fmt: skip
+        assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": "25%"}
+        assert spec["revisionHistoryLimit"] == kept
+        pod = spec["template"]["spec"]
+        (spread,) = pod["topologySpreadConstraints"]
+        assert (spread["whenUnsatisfiable"], spread["topologyKey"]) == ("ScheduleAnyway", "kubernetes.io/hostname")
+        linger = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert linger + ABIDE_DRAIN + 10 < pod["terminationGracePeriodSeconds"]
 
 
 def test_a_revision_is_ten_hex_digits_and_the_same_each_time() -> None:

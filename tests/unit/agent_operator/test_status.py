@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from agent_api.conditions import ConditionType, Reason
 from agent_api.v1alpha1 import AgentStatus, Condition, LastError
-from agent_operator.status.causes import recheck_after
 from agent_operator.status.observed import Facts, Observation, ProbeFailure, Refusal, Verdict
 from agent_operator.status.summary import build_status, decide, dump_status, parse_status
+from agent_operator.status.timing import recheck_after
 from tests.unit.agent_operator.makers import NOW, REVISION, at, ended, health, make_pod, observe, ready_pod
 
 OLD = "9999999999"
@@ -100,7 +100,7 @@ def test_the_cause_of_the_only_pod_is_the_reason(given_: dict[str, Any], reason:
     ready = found["Ready"]
     assert (ready.status, ready.reason) == ("False", reason)
     assert words in ready.message
-    assert ready.message.endswith(f"https://abide.dev/docs/reasons/{reason}")
+    assert ready.message.endswith(f" docs/reasons/{reason}.md")
     assert found["Degraded"].reason == Reason.NOT_SERVING
     assert found["Progressing"].status == "False"
 
@@ -118,11 +118,9 @@ def test_an_unready_runtime_is_believed_when_it_names_postgres() -> None:
 
 def test_the_instant_the_runtime_names_is_the_one_status_names() -> None:
     pod = make_pod(running_since=at(-60), ready_at=at(-10))
-    told = health(("store", "Timeout", "Postgres pg:5432 does not answer (since 2026-11-20T14:01:00Z)."))
+    told = health(("store", "Timeout", "Postgres at pg:5432: no answer in time; look (since 2026-11-20T14:01:00Z)."))
     message = conditions(observe(pod, probes={pod.uid: told}))["Ready"].message
-    assert message.startswith(
-        "Postgres cannot be used since 2026-11-20T14:01:00Z: Postgres pg:5432 does not answer. New messages"
-    )
+    assert message.startswith("Postgres pg:5432 does not answer in time since 2026-11-20T14:01:00Z. New messages")
 
 
 def test_a_runtime_that_still_takes_its_lease_is_starting() -> None:

@@ -5,8 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_api.conditions import Reason
+from agent_api.v1alpha1 import AgentStatus
+from agent_operator.settings import OperatorSettings
+from agent_operator.status.conditions import build_conditions
 from agent_operator.status.text import compose, find_since, instant, scrub
-from tests.unit.agent_operator.makers import NOW
+from tests.unit.agent_operator.makers import NOW, observe
 
 
 @pytest.mark.parametrize(
@@ -50,5 +53,19 @@ def test_a_scrubbed_text_is_one_bounded_line(text: str) -> None:
 def test_the_instant_of_an_earlier_message_is_found_again() -> None:
     message = compose(Reason.CRASH_LOOP, f"It ends since {instant(NOW)}.", "", "Read its log.")
     assert find_since(message) == NOW
-    assert message.endswith("https://abide.dev/docs/reasons/CrashLoop")
+    assert message.endswith("{docs}/reasons/CrashLoop.md")
     assert find_since("since yesterday") is None
+
+
+def test_links_lead_where_the_setting_says() -> None:
+    seen = observe(docs="https://git.example.com/abide/docs")
+    messages = [condition.message for condition in build_conditions(seen, AgentStatus())]
+    assert any(" https://git.example.com/abide/docs/reasons/Starting.md" in message for message in messages)
+    assert not any("{docs}" in message for message in messages)
+
+
+def test_a_docs_url_may_end_with_a_slash_and_may_be_left_out() -> None:
+    url = {"ABIDE_POSTGRES_URL": "postgresql://localhost/abide"}
+    given = OperatorSettings.from_environ({**url, "ABIDE_DOCS_URL": "https://x.example/docs/"})
+    assert given.docs_url == "https://x.example/docs"
+    assert OperatorSettings.from_environ(url).docs_url == "docs"

@@ -1,7 +1,7 @@
 """The driver with the real built-in models: what it makes of time, failures and defects."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,7 +10,17 @@ from agent_api.v1alpha1 import ScriptedReply, ScriptedToolCall
 from agent_api.wire import TurnStatus
 from agent_runtime.clock import SystemClock
 from agent_runtime.llm.echo import EchoModel
-from agent_runtime.llm.port import ChatMessage, FailureKind, Model, ModelEnd, ModelRequest, TextDelta, ToolCall
+from agent_runtime.llm.port import (
+    ChatMessage,
+    FailureKind,
+    Model,
+    ModelEnd,
+    ModelError,
+    ModelRequest,
+    NotAsked,
+    TextDelta,
+    ToolCall,
+)
 from agent_runtime.llm.scripted import ScriptedModel
 from agent_runtime.loop.driver import ModelCall, Observer, TurnDriver, TurnWork, trim_messages
 from agent_runtime.loop.machine import CancelRequested, Plan
@@ -115,13 +125,21 @@ async def test_a_turn_that_takes_too_long_fails_with_the_reason() -> None:
     assert outcome.messages[-1].content == "sorry"
 
 
+class Prepared:
+    """A model that has nothing to load."""
+
+    async def prepare(self) -> None:
+        return
+
+
 @dataclass(frozen=True)
-class OddModel:
+class OddModel(Prepared):
     """A model adapter that misbehaves as told."""
 
     how: str
     display: str = "odd/odd"
     timeout: float = 5.0
+    stream_idle: float = 5.0
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:
         if self.how == "raises":
@@ -152,6 +170,86 @@ async def test_a_misbehaving_adapter_costs_its_call_and_the_next_model_answers(h
     assert "".join(stream.deltas) == "hello [1]", "half an answer is taken back"
     assert "secret-value" not in str(seen.calls)
     assert bool(seen.defects) == (how == "raises")
+
+
+async def test_silence_between_tokens_is_bounded_and_work_without_words_is_none() -> None:
+    seen = Seen()
+    outcome, stream = await drive(PacedModel([("half", 30.0)]), EchoModel("echo/echo", 5.0, CLOCK), seen=seen)
+    assert outcome.model == "echo/echo"
+    assert (seen.calls[0].failure, seen.calls[0].message) == (
+        FailureKind.TIMEOUT,
+        "fell silent for 0.2 s in the middle of its answer",
+    )
+    assert seen.calls[0].first_token is not None
+    assert "".join(stream.deltas) == "hello [1]"
+    thinking = PacedModel([(word, 0.1) for word in ("", "", "", "", "at last")])
+    outcome, _ = await drive(thinking, seen=seen)
+    assert (outcome.status, outcome.messages[-1].content) == (TurnStatus.COMPLETED, "at last")
+
+
+@dataclass(frozen=True)
+class PacedModel(Prepared):
+    """Says each word and then waits so many seconds."""
+
+    words: Sequence[tuple[str, float]]
+    display: str = "paced/paced"
+    timeout: float = 0.2
+    stream_idle: float = 0.2
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:
+        for word, seconds in self.words:
+            yield TextDelta(word)
+            await CLOCK.sleep(seconds)
+        yield ModelEnd()
+
+
+@dataclass(frozen=True)
+class SlowToLoad(PacedModel):
+    """A model whose library takes longer to load than its provider may take to answer."""
+
+    async def prepare(self) -> None:
+        await CLOCK.sleep(0.3)
+
+
+async def test_loading_a_models_library_is_not_the_providers_time() -> None:
+    outcome, _ = await drive(SlowToLoad([("fine", 0.0)]))
+    assert outcome.messages[-1].content == "fine"
+
+
+@dataclass(frozen=True)
+class Unloadable(PacedModel):
+    """A model whose library is missing."""
+
+    async def prepare(self) -> None:
+        raise ModelError(FailureKind.BROKEN, "could not be called: its client library is missing")
+
+
+async def test_a_model_that_cannot_be_loaded_is_passed_over() -> None:
+    outcome, _ = await drive(Unloadable([]), EchoModel("echo/echo", 5.0, CLOCK))
+    assert outcome.model == "echo/echo"
+
+
+async def test_a_model_that_was_not_asked_is_passed_over_and_counts_as_no_call() -> None:
+    seen = Seen()
+    outcome, _ = await drive(BarredModel(), EchoModel("echo/echo", 5.0, CLOCK), seen=seen)
+    assert outcome.model == "echo/echo"
+    assert [(call.model, call.entry) for call in seen.calls] == [("echo/echo", 1)]
+    outcome, _ = await drive(BarredModel(), seen=seen)
+    assert (outcome.status, outcome.error_type) == (TurnStatus.FALLBACK, "ModelAuthFailed")
+    assert outcome.error_message == "No model answered: barred/barred answers 401 since noon"
+
+
+@dataclass(frozen=True)
+class BarredModel(Prepared):
+    """A model whose key is known to be refused."""
+
+    display: str = "barred/barred"
+    timeout: float = 5.0
+    stream_idle: float = 5.0
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:
+        raise NotAsked(FailureKind.AUTH_FAILED, "answers 401 since noon")
+        yield ModelEnd()
 
 
 async def test_a_cancelled_turn_keeps_whole_steps_and_counts_the_one_under_way() -> None:

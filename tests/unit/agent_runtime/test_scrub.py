@@ -53,6 +53,10 @@ def test_the_postgres_password_is_removed_encoded_and_decoded(url: str) -> None:
         "sent Authorization: Bearer hunter22hunter22",
         'body was {"api_key": "hunter22"}',
         "password=hunter22 host=db",
+        "PASSWD: hunter22",
+        "pa\N{LATIN SMALL LETTER LONG S}\N{LATIN SMALL LETTER LONG S}word=hunter22",
+        "to\N{KELVIN SIGN}en=hunter22",
+        "ap\N{LATIN SMALL LETTER DOTLESS I}-key=hunter22",
     ],
 )
 def test_what_looks_like_a_secret_is_removed_too(text: str) -> None:

@@ -13,7 +13,7 @@ from agent_runtime.errors import Draining, InvalidState, NotFound, NotReady, Ove
 from agent_runtime.web import render
 from agent_runtime.web.problems import BASE, field_errors, from_error, from_status
 from agent_store.errors import IdempotencyMismatch, LeaseLost, QueueFull, StoreUnavailable
-from agent_store.ports import SessionRecord
+from agent_store.ports import ErrorRecord, SessionRecord
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,22 @@ def test_every_kind_of_problem_is_documented() -> None:
     kinds = set(re.findall(r"\d{3}(?:,|: \(|:) \"([a-z]+(?:-[a-z]+)+)\"", source))
     assert {"queue-full", "store-unavailable", "headers-too-large", "request-timeout"} <= kinds
     assert [kind for kind in sorted(kinds) if f"`{kind}`" not in page] == []
+
+
+def test_an_error_is_shown_without_what_is_inside() -> None:
+    at, turn = datetime(2026, 1, 31, tzinfo=UTC), UUID(int=7)
+    record = ErrorRecord(UUID(int=1), "Failed", "no", "trace", {"turnId": str(turn), "sessionId": "s"}, at, UUID(int=2))
+    assert render.error_out(record).model_dump() == {"time": at, "type": "Failed", "message": "no", "turn_id": turn}
+    for odd in ("x", 5, None):
+        written = ErrorRecord(UUID(int=1), "Own", "by a user", context={"turnId": odd}, occurred_at=at)
+        assert render.error_out(written).turn_id is None
+
+
+def test_cursors_of_one_list_are_none_of_another() -> None:
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    record = ErrorRecord(UUID(int=1), "Failed", "no", occurred_at=at, id=UUID(int=2))
+    cursor = render.encode_error_cursor(record)
+    assert render.decode_error_cursor(cursor) == (at, UUID(int=2))
+    assert render.decode_session_cursor(cursor) is None
+    assert render.decode_seq_cursor(cursor) is None
+    assert render.decode_error_cursor("nonsense") is None

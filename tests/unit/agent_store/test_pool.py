@@ -91,6 +91,35 @@ async def test_waiter_that_gives_up_does_not_take_a_place() -> None:
     assert await pool.acquire(1.0) == (connection, True)
 
 
+async def test_a_place_is_handed_over_in_the_order_of_asking_past_those_who_gave_up() -> None:
+    pool = Pool(connect, 1, 60.0)
+    connection, _ = await pool.acquire(1.0)
+    first, gone, last = (asyncio.create_task(pool.acquire(5.0), name=name) for name in ("first", "gone", "last"))
+    await asyncio.sleep(0)
+    gone.cancel()  # it has not noticed when the place comes by
+    pool.release(connection, usable=True)
+    assert await first == (connection, True)
+    assert not last.done()
+    pool.release(connection, usable=True)
+    assert await last == (connection, True)
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    pool.release(connection, usable=True)
+    assert pool.statistics() == PoolStatistics(open=1, idle=1)
+
+
+async def test_who_is_cancelled_in_the_moment_of_the_handover_gives_the_place_back() -> None:
+    pool = Pool(connect, 1, 60.0)
+    connection, _ = await pool.acquire(1.0)
+    waiting = asyncio.create_task(pool.acquire(5.0))
+    await asyncio.sleep(0)
+    pool.release(connection, usable=True)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await pool.acquire(0.5) == (connection, True)
+
+
 async def test_idle_connections_are_closed_oldest_first() -> None:
     pool = Pool(connect, 2, 0.05)
     (first, _), (second, _) = await pool.acquire(1.0), await pool.acquire(1.0)

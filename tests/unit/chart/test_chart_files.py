@@ -67,7 +67,7 @@ def test_every_object_of_the_schema_refuses_unknown_keys() -> None:
 
 
 def test_every_value_is_in_the_schema() -> None:
-    free = {"postgres.embedded.parameters", "operator.resources", "postgres.embedded.resources"}
+    free = {"postgres.embedded.parameters", "operator.resources", "postgres.embedded.resources", "dashboards.labels"}
     own = {path for path in paths(VALUES) if not any(path.startswith(f"{parent}.") for parent in free)}
     assert own <= keys(SCHEMA)
 

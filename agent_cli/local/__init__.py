@@ -1,0 +1,1 @@
+"""Work without a cluster: `abide dev` and `abide migrate`."""

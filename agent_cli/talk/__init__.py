@@ -1,0 +1,1 @@
+"""An agent's REST API from a terminal: one message, a conversation, reading what is kept."""

@@ -1,0 +1,106 @@
+"""Every benchmark runs in its quick form, from its command to its JSON; what it measures is not judged here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import apply_to_ready, common, engine_turns, processes
+from benchmarks.contest import Round, run_rounds
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+RUN_SECONDS = 120
+
+
+def run(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark as the README says, and return its JSON."""
+    answer = folder / "answer.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(answer), *arguments]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=RUN_SECONDS, env={**os.environ}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(answer.read_text())
+    for row in found["rows"]:
+        assert all(str(value) in done.stdout for value in list(row.values())[:1])
+    return found
+
+
+def test_engine_http_and_pgbench_take_turns(tmp_path: Path) -> None:
+    found = run(tmp_path, "engine_turns", "--seconds", "0.5", "--only", "engine", "http", "pgbench")
+    rates = {row["contestant"]: row["turns/s"] for row in found["rows"]}
+    assert list(rates) == ["engine", "http", "pgbench-5", "pgbench-32"]
+    assert all(rate > 0 for rate in rates.values())
+    assert [target["what"] for target in found["targets"]] == ["engine, share of pgbench on 32 connections"]
+
+
+def test_bytes_do_not_grow_with_the_session(tmp_path: Path) -> None:
+    rows = run(tmp_path, "bytes_per_turn", "--without-langgraph", "--turns", "300")["rows"]
+    assert [row["turns/session"] for row in rows] == [10, 100]
+    # Deterministic up to a page or two per index, unlike times: messages are 600 bytes of it.
+    assert all(600 < row["bytes/turn"] < 4000 for row in rows)
+
+
+def test_starting_with_every_import_profile(tmp_path: Path) -> None:
+    rows = {row["profile"]: row for row in run(tmp_path, "process_start")["rows"]}
+    assert list(rows) == ["python", "fastapi", "runtime-echo", "runtime-scripted", "runtime-openai"]
+    memory = {name: row["RSS used MB"] for name, row in rows.items()}
+    assert memory["python"] < memory["fastapi"] < memory["runtime-echo"] < memory["runtime-openai"]
+
+
+def test_the_store_alone(tmp_path: Path) -> None:
+    rows = run(tmp_path, "store_turns")["rows"]
+    assert [row["contestant"] for row in rows] == ["store", "pgbench-5", "pgbench-32"]
+
+
+def test_rounds_alternate() -> None:
+    order: list[str] = []
+
+    def contestant(name: str) -> Any:
+        def one(seconds: float) -> Round:
+            order.append(name)
+            return Round(10, seconds, 0.001)
+
+        return one
+
+    found = run_rounds({"a": contestant("a"), "b": contestant("b")}, rounds=3, seconds=0.1)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert engine_turns.ratio(found, "a", "b") == pytest.approx(1.0)
+    assert engine_turns.ratio(found, "a", "langgraph") is None
+    assert found["a"][0].cpu_micros == pytest.approx(100.0)
+
+
+def test_targets_say_whether_they_are_reached() -> None:
+    assert common.Target("ratio", 31.0, at_least=30.0).reached
+    assert not common.Target("bytes", 1501.0, at_most=1500.0).reached
+    assert "NOT REACHED" in common.Target("bytes", 1501.0, at_most=1500.0).text()
+    table = common.render_table([{"what": "a", "n": 1234.5}, {"what": "bcd", "n": None}])
+    assert table.splitlines() == ["what      n", "a     1,234", "bcd       -"]
+
+
+def test_memory_is_what_the_kernel_says() -> None:
+    before = processes.read_memory(os.getpid())
+    ballast = bytearray(os.urandom(20_000_000))
+    after = processes.read_memory(os.getpid())
+    assert after.rss - before.rss > 15_000_000
+    assert 0 < after.pss <= after.rss
+    del ballast
+
+
+def test_the_bare_deployment_is_the_agents_own_without_its_labels() -> None:
+    template = {"metadata": {"labels": {"abide.dev/agent": "template"}}, "spec": {"containers": [{"name": "agent"}]}}
+    found = {
+        "metadata": {"name": "agent-template", "namespace": "ns", "uid": "1", "ownerReferences": [{}]},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"abide.dev/agent": "template"}}, "template": template},
+    }
+    made = apply_to_ready.bare_deployment(found, "bare-1")
+    assert made["metadata"] == {"name": "bare-1", "namespace": "ns", "labels": {"abide-bench": "bare-1"}}
+    assert made["spec"]["selector"] == {"matchLabels": {"abide-bench": "bare-1"}}
+    assert made["spec"]["template"] == {"metadata": {"labels": {"abide-bench": "bare-1"}}, "spec": template["spec"]}
+    assert template["metadata"]["labels"] == {"abide.dev/agent": "template"}, "the template stays as it was"
+    report = apply_to_ready.describe({"agent": [2.0, 3.0, 2.2], "deployment": [2.0, 2.0, 2.0]})
+    assert report.targets[0].seen == pytest.approx(1.1)
