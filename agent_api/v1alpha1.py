@@ -584,6 +584,10 @@ class AgentSpec(Model):
     )
 
 
+UNVERSIONED_FIELDS: Final = ("replicas", "suspend", "revisionHistoryLimit", "state.deletionPolicy")
+"""Wire paths below spec that change without a new revision."""
+
+
 class Metadata(Model):
     """The part of Kubernetes object metadata that Abide reads; the rest is ignored."""
 

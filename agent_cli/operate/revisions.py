@@ -4,6 +4,7 @@
 (defaults filled in, the prompt inline). Both are JSON documents.
 """
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from agent_api.labels import ANNOTATION_REVISION_NUMBER, LABEL_AGENT, LABEL_REVISION
+from agent_api.v1alpha1 import UNVERSIONED_FIELDS
 from agent_cli.cluster.agents import name_of
 from agent_cli.cluster.kubectl import Cluster, list_objects
 from agent_cli.cluster.targets import agent_label
@@ -19,8 +21,6 @@ from agent_cli.output import one_line, parse_instant
 
 SPEC_FILE: Final = "spec.json"
 AGENT_FILE: Final = "agent.json"
-UNVERSIONED: Final = ("replicas", "suspend")
-"""Fields that change without a new revision."""
 VALUE_LENGTH: Final = 40
 CHANGES_SHOWN: Final = 3
 
@@ -58,10 +58,28 @@ class Change:
 
 def comparable(spec: dict[str, Any], prompt: str | None) -> dict[str, Any]:
     """Return a spec without the fields that make no revision, with the prompt's text where it is known."""
-    kept = {name: value for name, value in spec.items() if name not in UNVERSIONED}
+    kept = carry_over(spec, {})
     if prompt is not None and "systemPromptFrom" in kept:
         kept["systemPrompt"] = prompt
     return kept
+
+
+def carry_over(spec: dict[str, Any], present: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec with what makes no revision taken from the present one, or left out where that has none."""
+    result = copy.deepcopy(spec)
+    for path in UNVERSIONED_FIELDS:
+        *parents, name = path.split(".")
+        before: Any = present
+        target: Any = result
+        for parent in parents:
+            before = before.get(parent) or {}
+            target = target.setdefault(parent, {})
+        target.pop(name, None)
+        if name in before:
+            target[name] = before[name]
+        if parents and not target:
+            del result[parents[0]]
+    return result
 
 
 def read_revisions(cluster: Cluster, agent: dict[str, Any]) -> list[Revision]:

@@ -10,8 +10,8 @@ from agent_cli.cluster.targets import agent_label, find_condition
 from agent_cli.errors import CliError, UsageError
 from agent_cli.operate.history import print_diff
 from agent_cli.operate.revisions import (
-    UNVERSIONED,
     Revision,
+    carry_over,
     comparable,
     current_revision,
     find_changes,
@@ -61,7 +61,7 @@ def run_rollback(cluster: Cluster, name: str, to: str | None, *, yes: bool, wait
 
 
 def plan_rollback(target: Revision, agent: dict[str, Any], present_prompt: str | None) -> Plan:
-    """Return the spec to write: the old one with replicas and suspend as they are now.
+    """Return the spec to write: the old one with what makes no revision (replicas, suspend, …) as it is now.
 
     `present_prompt` is what the ConfigMap that the old spec names holds now; None: it is gone, or none is named.
     Raises CliError when the operator kept no spec of that revision.
@@ -71,9 +71,7 @@ def plan_rollback(target: Revision, agent: dict[str, Any], present_prompt: str |
             f"Revision {target.number} ({target.name}) was made by an older operator that kept no spec; "
             "apply its manifest again instead."
         )
-    now = agent.get("spec") or {}
-    spec = {name: value for name, value in target.spec.items() if name not in UNVERSIONED}
-    spec |= {name: now[name] for name in UNVERSIONED if name in now}
+    spec = carry_over(target.spec, agent.get("spec") or {})
     source = spec.get("systemPromptFrom")
     if source is None or target.prompt is None or present_prompt == target.prompt:
         return Plan(spec)

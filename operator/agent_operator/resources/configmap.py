@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from agent_api import labels
+from agent_api.v1alpha1 import UNVERSIONED_FIELDS
 from agent_operator.resources.inputs import MANIFEST_FILE, SPEC_FILE, AgentInputs, build_metadata, stamp
 
 
@@ -21,15 +22,14 @@ def build_manifest(inputs: AgentInputs) -> dict[str, Any]:
         mode="json",
         by_alias=True,
         exclude_none=True,
-        exclude={
-            "replicas": True,
-            "suspend": True,
-            "revision_history_limit": True,
-            "state": {"deletion_policy"},
-            "system_prompt": True,
-            "system_prompt_from": True,
-        },
+        exclude={"system_prompt", "system_prompt_from"},
     )
+    for path in UNVERSIONED_FIELDS:
+        *parents, name = path.split(".")
+        part = spec
+        for parent in parents:
+            part = part[parent]
+        del part[name]
     spec["runtime"] = {name: value for name, value in spec["runtime"].items() if value not in ("", [], {})}
     return {
         "apiVersion": labels.API_VERSION,

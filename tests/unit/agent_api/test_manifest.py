@@ -48,8 +48,8 @@ def test_the_examples_are_those_the_guides_speak_of() -> None:
     assert [path.stem for path in EXAMPLES] == [
         "assistant",
         "every-field",
-        "openai",
         "openai-compatible",
+        "openai",
         "prompt-from-configmap",
         "scripted",
         "with-secret",

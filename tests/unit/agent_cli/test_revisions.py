@@ -94,6 +94,13 @@ def test_a_rollback_keeps_replicas_and_suspend() -> None:
     assert "replicas" not in plan_rollback(THREE[2], agent(), None).spec
 
 
+def test_a_rollback_keeps_what_is_to_become_of_the_state() -> None:
+    old = Revision(1, "aaaa", None, {"state": {"deletionPolicy": "Delete", "autoSaveEveryMessages": 2}}, {})
+    kept = plan_rollback(old, agent(state={"deletionPolicy": "Retain"}, revisionHistoryLimit=9), None).spec
+    assert kept == {"state": {"deletionPolicy": "Retain", "autoSaveEveryMessages": 2}, "revisionHistoryLimit": 9}
+    assert plan_rollback(old, agent(), None).spec["state"] == {"autoSaveEveryMessages": 2}
+
+
 @pytest.mark.parametrize(
     ("present", "words"), [("Be kind.", ""), ("Other.", "has another text now"), (None, "is gone")]
 )
