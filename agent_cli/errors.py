@@ -19,6 +19,10 @@ class CliError(Exception):
         super().__init__("; ".join(self.lines))
 
 
+class HungError(CliError):
+    """A thread of this process does not end; the process must, without waiting for it."""
+
+
 class UsageError(CliError):
     """The user must change the command line or a file; exit code 2."""
 

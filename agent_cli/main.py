@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from agent_cli.commands import COMPLETE_VARIABLE, local, operate, state
-from agent_cli.errors import CliError, UsageError
+from agent_cli.errors import CliError, HungError, UsageError
 
 INTERRUPTED: Final = 130
 """Exit code of a command ended by Ctrl-C, as shells have it (128 + SIGINT)."""
@@ -80,6 +80,10 @@ def main() -> None:
         for line in error.lines:
             print(f"{prefix}{line}", file=sys.stderr)
             prefix = ""
+        if isinstance(error, HungError):
+            # The interpreter would wait for the threads at its end.
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -13,7 +13,7 @@ from typing import Final
 import uvloop
 
 from agent_api.v1alpha1 import Agent
-from agent_cli.errors import CliError
+from agent_cli.errors import CliError, HungError
 from agent_runtime.app import serve
 from agent_runtime.errors import SettingsError
 from agent_runtime.settings import AuthMode, RuntimeSettings
@@ -73,10 +73,12 @@ class Server:
         self.start(agents, is_cancelled)
 
     def stop(self) -> None:
-        """Let turns finish, save, and return when the thread has ended. Idempotent. Raises CliError if it does not."""
+        """Let turns finish, save, and return when the thread has ended. Idempotent. Raises HungError if it does not."""
         run, self._run = self._run, None
         if run is not None and not run.stop(self._settings.drain_seconds + STOP_MARGIN):
-            raise CliError("The runtime did not stop in time; unfinished turns go on at the next start with this data.")
+            raise HungError(
+                "The runtime did not stop in time; unfinished turns go on at the next start with this data."
+            )
 
     def _ended(self, error: BaseException | None) -> None:
         self.error = explain(error)

@@ -7,6 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
+
+AGAIN_SECONDS: Final = 0.02
 
 
 class StopRequest:
@@ -59,6 +62,23 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        if self._interrupts:
-            self._interrupts = False
-            raise KeyboardInterrupt
+        if not self._interrupts:
+            return
+        if _is_importing(frame):
+            # An exception between taking the import lock and the `try` after it would leave the lock taken for ever,
+            # and every thread that imports would hang. So the signal comes again a moment later.
+            again = threading.Timer(AGAIN_SECONDS, self.request)
+            again.daemon = True
+            again.start()
+            return
+        self._interrupts = False
+        raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether the import machinery is at work somewhere below this frame."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

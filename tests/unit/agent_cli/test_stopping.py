@@ -53,6 +53,26 @@ except KeyboardInterrupt:
 """
 )
 
+# The module asks to stop while it is being imported.
+IMPORTING = (
+    PREAMBLE
+    + """
+import os, pathlib, tempfile, time
+folder = tempfile.TemporaryDirectory()
+pathlib.Path(folder.name, "slow.py").write_text(
+    "import os, signal\\nos.kill(os.getpid(), signal.SIGTERM)\\nwhole = True\\n"
+)
+sys.path.insert(0, folder.name)
+print("ready", flush=True)
+try:
+    with stop.interrupting():
+        import slow
+        time.sleep(20)
+except KeyboardInterrupt:
+    print("stopped", stop.requested, slow.whole)
+"""
+)
+
 
 def play(code: str, *numbers: signal.Signals) -> tuple[int, str]:
     """Run the code, send the signals once it is ready, return exit code and the rest of what it printed."""
@@ -72,6 +92,10 @@ def play(code: str, *numbers: signal.Signals) -> tuple[int, str]:
 @pytest.mark.parametrize("code", [WAIT, READ])
 def test_a_signal_ends_waiting_and_reading(code: str, number: signal.Signals) -> None:
     assert play(code, number) == (0, "stopped True\n")
+
+
+def test_a_signal_does_not_tear_an_import_apart() -> None:
+    assert play(IMPORTING) == (0, "stopped True True\n")
 
 
 def test_several_signals_are_one_request() -> None:
