@@ -76,7 +76,7 @@ REASON_MEANINGS: Final[dict[Reason, str]] = {
     Reason.REACHABLE: "The primary model can be called.",
     Reason.NOT_SUSPENDED: "`spec.suspend` is false.",
     Reason.NOT_SERVING: "Not applicable while the agent does not serve; see Ready.",
-    Reason.STARTING: "The first pod is being started.",
+    Reason.STARTING: "A pod is being started, the first one or one more.",
     Reason.ROLLING_OUT: "A new revision is being rolled out while the last one serves.",
     Reason.INVALID_SPEC: "The spec passed the API server but cannot work; the message names the field.",
     Reason.SECRET_MISSING: "A Secret, or a key in it, that the spec refers to does not exist.",

@@ -1,6 +1,7 @@
 """Answers on stdout: tables for people, JSON and YAML with fixed shapes for programs (docs/cli.md describes them)."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Any, Final
 
 WIDTH_WITHOUT_TERMINAL: Final = 4000
 """A pipe has no width: nothing is cut or wrapped there."""
+GAP: Final = 2
+LAST_COLUMN_MIN: Final = 20
+"""Characters a line of the last column has at least, however narrow the terminal is."""
 
 
 class OutputFormat(StrEnum):
@@ -45,21 +49,25 @@ def emit(output: OutputFormat, value: Any, table: Callable[[], None]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Print rows under their column names. On a terminal the last column wraps, the others stay on one line."""
+    """Print rows under their column names. On a terminal the last column wraps, the others stay whole on one line."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(
-        width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False, markup=False, emoji=False
-    )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    cells = [[one_line(cell.text if isinstance(cell, Cell) else cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    # Better lines that the terminal wraps than names and states of which only a few letters are left.
+    needed = sum(widths[:-1]) + GAP * len(widths) + min(widths[-1], LAST_COLUMN_MIN)
+    width = max(shutil.get_terminal_size().columns, needed) if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for position, column in enumerate(columns):
         is_last = position == len(columns) - 1
         table.add_column(column, no_wrap=not is_last, overflow="fold" if is_last else "ellipsis")
-    for row in rows:
-        cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
-        table.add_row(*(Text(one_line(cell.text), style=cell.style) for cell in cells))
+    for row, texts in zip(rows, cells[1:], strict=True):
+        styles = [cell.style if isinstance(cell, Cell) else "" for cell in row]
+        table.add_row(*(Text(text, style=style) for text, style in zip(texts, styles, strict=True)))
     with console.capture() as captured:
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))

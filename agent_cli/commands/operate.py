@@ -1,5 +1,6 @@
 """Commands that look after agents in a cluster."""
 
+import math
 import os
 from typing import Annotated
 
@@ -94,8 +95,12 @@ def logs(
 ) -> None:
     """Show the log of all pods of an agent, in the order of time."""
     from agent_cli.cluster.kubectl import Cluster, find_kubectl
+    from agent_cli.operate.kept import parse_duration
     from agent_cli.operate.logs import LogOptions, run_logs
 
+    if since:
+        # kubectl knows no days.
+        since = f"{max(1, math.ceil(parse_duration(since).total_seconds()))}s"
     if follow and previous:
         raise UsageError("--follow and --previous exclude each other: what has ended brings no new lines.")
     options = LogOptions(follow=follow, previous=previous, since=since, tail=tail, raw=raw or output is LogOutput.JSON)

@@ -72,23 +72,35 @@ def _fill(agent: dict[str, Any], command: str) -> str:
 
 def _secret_command(agent: dict[str, Any], message: str) -> str:
     """Return how to put the key there that a message names; its value comes from stdin, so no shell remembers it."""
-    namespace = namespace_of(agent)
-    for model in (agent.get("spec") or {}).get("models") or []:
-        ref = model.get("apiKeySecretRef") or {}
+    namespace, spec = namespace_of(agent), agent.get("spec") or {}
+    refs = [model.get("apiKeySecretRef") or {} for model in spec.get("models") or []]
+    variables = (spec.get("runtime") or {}).get("env") or []
+    refs += [(variable.get("valueFrom") or {}).get("secretKeyRef") or {} for variable in variables]
+    for ref in refs:
         name, key = str(ref.get("name", "")), str(ref.get("key", ""))
-        if name and f"{namespace}/{name}" in message and key in message:
+        if name and f"{namespace}/{name}" in message and (_is_absent(message) or key in message):
             make = f"kubectl create secret generic {name} -n {namespace} --from-file={key}=/dev/stdin"
-            # `create` refuses a Secret that is there; writing its manifest and applying that works for both.
-            return f"{make} --dry-run=client -o yaml | kubectl apply -f -"
+            return make if _is_absent(message) else _merge(make, f"secret {name} -n {namespace}")
     return _fill(agent, "kubectl describe {resource} {name} -n {namespace}")
 
 
-def _config_map_command(agent: dict[str, Any], _: str) -> str:
+def _is_absent(message: str) -> bool:
+    """Return whether a message is about an object that is not there, rather than about what is in it."""
+    return "does not exist" in message
+
+
+def _merge(make: str, which: str) -> str:
+    """Return how to put what `make` makes into an object that is there. `kubectl apply` could remove its other keys."""
+    return f"{make} --dry-run=client -o yaml | kubectl patch {which} --patch-file=/dev/stdin"
+
+
+def _config_map_command(agent: dict[str, Any], message: str) -> str:
     ref = ((agent.get("spec") or {}).get("systemPromptFrom") or {}).get("configMapKeyRef") or {}
     if not ref:
         return _fill(agent, "kubectl describe {resource} {name} -n {namespace}")
     name, key, namespace = ref.get("name", ""), ref.get("key", ""), namespace_of(agent)
-    return f"kubectl create configmap {name} -n {namespace} --from-file={key}=prompt.txt"
+    make = f"kubectl create configmap {name} -n {namespace} --from-file={key}=prompt.txt"
+    return _merge(make, f"configmap {name} -n {namespace}") if "has no key" in message else make
 
 
 _FROM_SPEC: Final[Mapping[str, Callable[[dict[str, Any], str], str]]] = {

@@ -89,7 +89,7 @@ def fleet_row(agent: dict[str, Any], now: datetime) -> list[str | Cell]:
     status, ready = agent.get("status") or {}, find_condition(agent, "Ready")
     value, reason = str(ready.get("status", "Unknown")), str(ready.get("reason", "no status"))
     degraded = find_condition(agent, "Degraded")
-    if value == "True" and degraded.get("status") == "True":
+    if value == "True" and degraded.get("status") == "True" and degraded.get("reason") != reason:
         reason = f"{reason}, {degraded.get('reason', '')}"
     style = {"True": "green", "False": "red"}.get(value, "yellow")
     return [
@@ -138,8 +138,13 @@ def describe(agent: dict[str, Any], *, old: str = "", moments: Sequence[Happenin
 
 def timeline(agent: dict[str, Any], events: Sequence[Happening]) -> list[Happening]:
     """Return what happened last, newest first: changes of conditions and Events that say something else."""
+    told = {event.what: event.at for event in sorted(events, key=lambda event: event.at)}
     changes = [
-        Happening(at, f"{condition.get('type')}={condition.get('status')} {condition.get('reason', '')}")
+        # A condition keeps its time when only its reason changes; the Event tells when that was.
+        Happening(
+            max(at, told.get(str(condition.get("reason")), at)),
+            f"{condition.get('type')}={condition.get('status')} {condition.get('reason', '')}",
+        )
         for condition in (agent.get("status") or {}).get("conditions") or []
         if (at := parse_instant(condition.get("lastTransitionTime"))) is not None
     ]
@@ -210,7 +215,8 @@ def _model_rows(agent: dict[str, Any], status: dict[str, Any]) -> list[tuple[str
     serving = "" if current == ready else f", ready {ready}"
     pods = f"{status.get('readyReplicas', 0)} of {status.get('desiredReplicas', 0)} ready"
     runtime = f"runtime {status.get('runtimeVersion') or '?'}"
-    in_memory = f"{sessions.get('total', 0)}, {sessions.get('active', 0)} of them in memory"
+    # The two are counted at different times, so one is not always a part of the other.
+    in_memory = f"{sessions.get('total', 0)} kept, {sessions.get('active', 0)} in memory"
     return [
         ("model", f"{model.get('configured') or '?'}{answering}"),
         ("replicas", f"{pods}, revision {current}{serving}, {runtime}{behind}"),

@@ -106,11 +106,11 @@ class Entry:
             )
         self.access.trying(self, now)
 
-    def called(self, error: ModelError | None) -> None:
-        """Note how a call ended."""
+    def called(self, error: ModelError | None, session: str = "") -> None:
+        """Note how a call for a session ended."""
         now = self._clock.now()
         before = self.standing
-        self.update(after_answer(before, now) if error is None else after_failure(before, error, now))
+        self.update(after_answer(before, now) if error is None else after_failure(before, error, now, session))
         if self.access is None:
             return
         if error is None:

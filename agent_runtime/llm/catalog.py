@@ -25,9 +25,9 @@ class AgentModels:
     models: tuple[Model, ...]
     entries: tuple[Entry, ...]
 
-    def called(self, index: int, error: ModelError | None) -> None:
-        """Note how a call of `models[index]` ended."""
-        self.entries[index].called(error)
+    def called(self, index: int, error: ModelError | None, session: str = "") -> None:
+        """Note how a call of `models[index]` for a session ended."""
+        self.entries[index].called(error, session)
 
     def checks(self) -> list[ModelCheck]:
         """Return what is known of each."""

@@ -270,6 +270,7 @@ def _too_long(status: int | None) -> ModelError:
         "found the conversation too long for it",
         state="finds conversations too long",
         about_message=True,
+        too_long=True,
         status=status,
     )
 

@@ -79,7 +79,7 @@ class ModelError(Exception):
     `message` says what the model did ("answered 401") and `state` what it does ("answers 401"): both follow the
     model's name, are fit for callers, and never repeat the provider's own words, which may hold keys or content.
     `retryable`: the same model may do better soon. `about_message`: what was sent is to blame, not the model.
-    `status`: the HTTP status, if there was one.
+    `too_long`: less of the conversation may fit. `status`: the HTTP status, if there was one.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class ModelError(Exception):
         state: str = "",
         retryable: bool = False,
         about_message: bool = False,
+        too_long: bool = False,
         status: int | None = None,
     ) -> None:
         super().__init__(message)
@@ -98,6 +99,7 @@ class ModelError(Exception):
         self.state = state or message
         self.retryable = retryable
         self.about_message = about_message
+        self.too_long = too_long
         self.status = status
 
     @classmethod
@@ -113,6 +115,7 @@ class ModelError(Exception):
             state=f"answers {words}",
             retryable=status in (408, 409, 425, 429) or status >= 500,
             about_message=status == 413,
+            too_long=status == 413,
             status=status,
         )
 

@@ -24,7 +24,10 @@ PATIENCE: Final = {
 PASSING: Final = frozenset((FailureKind.UNREACHABLE, FailureKind.TIMEOUT, FailureKind.RATE_LIMITED, FailureKind.BROKEN))
 """What may end by itself."""
 GOOD_CHECKS: Final = 4
-"""Good checks in a row that outweigh failed calls."""
+"""Good checks in a row that outweigh failed calls; twice as many each time that calls proved them wrong."""
+REFUSED_SESSIONS: Final = 2
+"""A model that answered before is not blamed for requests that it refuses to one session alone."""
+MOST_RELAPSES: Final = 3
 CHECK_PAUSES: Final = (2.0, 4.0, 8.0, 15.0)
 """Seconds until the next check of what may end by itself."""
 LONG_PAUSE: Final = 60.0
@@ -33,7 +36,11 @@ LONG_PAUSE: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known. `ok` None: nothing yet. `confirmed`: checks failed too, so that a good one means something."""
+    """What is known. `ok` None: nothing yet. `confirmed`: checks failed too, so that a good one means something.
+
+    `relapses`: how often good checks took back failures of calls since a call last succeeded. `answered`: whether a
+    call ever succeeded. `sessions`: whose calls failed in this row, REFUSED_SESSIONS of them at most.
+    """
 
     ok: bool | None = None
     kind: FailureKind | None = None
@@ -45,6 +52,9 @@ class Standing:
     confirmed: bool = False
     good_checks: int = 0
     bad_checks: int = 0
+    relapses: int = 0
+    answered: bool = False
+    sessions: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str:
@@ -75,14 +85,19 @@ class Standing:
 
 def after_answer(standing: Standing, now: datetime) -> Standing:
     """A call succeeded: nothing says more."""
-    return Standing(ok=True, since=standing.since if standing.ok else now, checked_at=now)
+    return replace(_well(standing, now), answered=True)
 
 
-def after_failure(standing: Standing, error: ModelError, now: datetime) -> Standing:
-    """A call failed."""
+def after_failure(standing: Standing, error: ModelError, now: datetime, session: str = "") -> Standing:
+    """A call for a session failed."""
     if error.about_message:
         return replace(standing, checked_at=now)
-    return _count(standing, error, now, needed=PATIENCE.get(error.kind, 1))
+    needed = PATIENCE.get(error.kind, 1)
+    sessions = tuple(sorted({*standing.sessions, session}))[:REFUSED_SESSIONS]
+    if error.kind is FailureKind.REFUSED and standing.answered and len(sessions) < REFUSED_SESSIONS:
+        # It may be this conversation that the provider does not take; others are still answered.
+        needed = standing.streak + 2
+    return replace(_count(standing, error, now, needed=needed), sessions=sessions)
 
 
 def after_check(standing: Standing, error: ModelError | None, now: datetime) -> Standing:
@@ -92,10 +107,10 @@ def after_check(standing: Standing, error: ModelError | None, now: datetime) -> 
         failed = _count(standing, error, now, needed=needed)
         return replace(failed, confirmed=True, bad_checks=standing.bad_checks + 1)
     if standing.ok is not False or standing.confirmed:
-        return after_answer(standing, now)
+        return replace(_well(standing, now), relapses=standing.relapses)
     good = standing.good_checks + 1
-    if standing.kind in PASSING and good >= GOOD_CHECKS:
-        return after_answer(standing, now)
+    if standing.kind in PASSING and good >= GOOD_CHECKS << min(standing.relapses, MOST_RELAPSES):
+        return replace(_well(standing, now), relapses=standing.relapses + 1)
     return replace(standing, good_checks=good, checked_at=now)
 
 
@@ -129,6 +144,10 @@ def _count(standing: Standing, error: ModelError, now: datetime, *, needed: int)
         # A call is news that checks do not have yet.
         confirmed=False,
     )
+
+
+def _well(standing: Standing, now: datetime) -> Standing:
+    return Standing(ok=True, since=standing.since if standing.ok else now, checked_at=now, answered=standing.answered)
 
 
 def _begin(standing: Standing, kind: FailureKind, now: datetime) -> datetime:

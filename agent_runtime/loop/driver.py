@@ -9,7 +9,7 @@ import asyncio
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent_runtime.clock import Clock
@@ -67,6 +67,8 @@ class ModelCall:
     entry: int = 0
     """Which of the plan's models it was."""
     error: ModelError | None = None
+    session: str = ""
+    """The session it was made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class TurnWork:
     steps_before: int
     turn_seconds: float
     plan: Plan
+    session: str = ""
 
 
 class TurnDriver:
@@ -122,6 +125,7 @@ class TurnRun:
         self._observer = observer
         self._work = work
         self._stream = stream
+        self._room = work.history_limit
         self._state = TurnState(work.plan)
         self._first_token_at: float | None = None
 
@@ -179,11 +183,23 @@ class TurnRun:
             self._stream.add(reply)
 
     async def _call_model(self, effect: CallModel) -> LoopEvent:
+        while True:
+            messages = trim_messages(replace(self._work, history_limit=self._room), self._state.lines)
+            answer = await self._ask(effect, messages)
+            if not isinstance(answer, ModelError):
+                return answer
+            if not answer.too_long or len(messages) == 1:
+                return ModelFailed(effect.call, answer.kind, answer.message, answer.retryable)
+            # Nobody says how many messages fit: half of those that did not, and no more for the rest of the turn.
+            self._room = len(messages) // 2
+
+    async def _ask(self, effect: CallModel, messages: Sequence[ChatMessage]) -> ModelAnswered | ModelError:
+        """Show these messages to the model once, and tell the observer if it was called."""
         model = self._models[effect.model]
         self._stream.restart()
         request = ModelRequest(
             system=self._work.system,
-            messages=trim_messages(self._work, self._state.lines),
+            messages=messages,
             step=self._work.steps_before + effect.step,
             tools=self._tools.specs(),
         )
@@ -193,9 +209,7 @@ class TurnRun:
         if not isinstance(answer, NotAsked):
             seconds = self._clock.monotonic() - started
             first_token = self._first_token_at - started if self._first_token_at is not None else None
-            self._observer.model_called(_to_call(model.display, effect.model, seconds, answer, first_token))
-        if isinstance(answer, ModelError):
-            return ModelFailed(effect.call, answer.kind, answer.message, answer.retryable)
+            self._observer.model_called(_to_call(model.display, effect.model, seconds, answer, first_token, self._work.session))
         return answer
 
     async def _stream_model(self, model: Model, request: ModelRequest, call: int) -> ModelAnswered | ModelError:
@@ -268,11 +282,18 @@ class TurnRun:
 
 
 def _to_call(
-    model: str, entry: int, seconds: float, answer: ModelAnswered | ModelError, first_token: float | None
+    model: str,
+    entry: int,
+    seconds: float,
+    answer: ModelAnswered | ModelError,
+    first_token: float | None,
+    session: str,
 ) -> ModelCall:
     if isinstance(answer, ModelError):
-        return ModelCall(model, seconds, answer.kind, answer.message, first_token, entry=entry, error=answer)
-    return ModelCall(model, seconds, None, "", first_token, answer.input_tokens, answer.output_tokens, entry=entry)
+        failed = ModelCall(model, seconds, answer.kind, answer.message, first_token, error=answer)
+        return replace(failed, entry=entry, session=session)
+    answered = ModelCall(model, seconds, None, "", first_token, answer.input_tokens, answer.output_tokens)
+    return replace(answered, entry=entry, session=session)
 
 
 def trim_messages(work: TurnWork, lines: Iterable[NewMessage]) -> tuple[ChatMessage, ...]:

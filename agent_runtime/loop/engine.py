@@ -181,7 +181,7 @@ class AgentEngine:
 
     def _on_model_call(self, call: ModelCall) -> None:
         self.telemetry.model_called(call)
-        self.models.called(call.entry, call.error)
+        self.models.called(call.entry, call.error, call.session)
 
     # ---- what it is doing
 

@@ -273,6 +273,7 @@ class TurnRunner:
             steps_before=claim.steps_before,
             turn_seconds=float(self._spec.limits.turn_seconds),
             plan=self._plan,
+            session=str(claim.session_id),
         )
         return self._driver.prepare(work, stream)
 

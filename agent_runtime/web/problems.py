@@ -103,7 +103,9 @@ def from_error(error: Exception) -> ProblemDetails | None:
         case ProblemError(problem=problem):
             return problem
         case NotFound(what=what):
-            return ProblemDetails(404, f"{what}-not-found", str(error))
+            # A session's first messages have no snapshot yet; that is no mistake of whoever asks.
+            detail = "It is saved after state.autoSaveEveryMessages messages and at the end." if what == "state" else ""
+            return ProblemDetails(404, f"{what}-not-found", str(error), detail)
         case SessionGone():
             return ProblemDetails(404, "session-not-found", "There is no such session.")
         case InvalidState(problems=problems):

@@ -137,7 +137,7 @@ class HealthProber:
 
     async def _converse(self, key: AgentKey, conversation: _Conversation) -> None:
         loop, pod = asyncio.get_running_loop(), conversation.pod
-        begun, well_since = loop.time(), float("inf")
+        begun, well_since, missed = loop.time(), float("inf"), False
         while True:
             asked = loop.time()
             async with self._slots:
@@ -146,7 +146,10 @@ class HealthProber:
             well_since = min(well_since, loop.time()) if well else float("inf")
             if loop.time() - well_since > UNSEEN_SECONDS:
                 answer = ProbeFailure.NOT_SEEN
-            before, conversation.answer = conversation.answer, answer
+            before = conversation.answer
+            # Who named a cause may be busy with getting over it: only the second silence in a row is news.
+            missed = not missed and answer is ProbeFailure.NO_ANSWER and isinstance(before, HealthOut) and not before.ok
+            conversation.answer = answer = before if missed and before is not None else answer
             first = not conversation.answered.is_set()
             conversation.answered.set()
             # A first answer in time is taken by the reconcile that waits for it.

@@ -1,8 +1,9 @@
 """What agents refer to without owning it: users' Secrets and ConfigMaps, read by name and looked at again.
 
 They carry no label of ours, and watching all Secrets of a cluster would mean to hold them all in memory. So each is
-read by name: every two seconds while something in it is missing or seems wrong, every half minute otherwise. Agents
-that share an object share the reads. Of a Secret only its version and the names of its keys are kept.
+read by name: every two seconds while something in it is missing or seems wrong, otherwise every four seconds, and less
+often the more there are, down to every half minute. Agents that share an object share the reads. Of a Secret only its
+version and the names of its keys are kept.
 """
 
 import asyncio
@@ -21,6 +22,10 @@ log = structlog.get_logger(__name__)
 
 TICK: Final = 0.5
 CONCURRENT_READS: Final = 16
+PROMPT_SECONDS: Final = 4.0
+"""So often something complete is looked at where there is little: its loss is to show within five seconds."""
+RELAXED_READS_PER_SECOND: Final = 10.0
+"""More than that are not spent on what is complete, until its interval is the longest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ class References:
 
     def _plan(self, watched: _Watched) -> None:
         relaxed = watched.complete and self._closely.isdisjoint(watched.wanted)
-        interval = self._present_interval if relaxed else self._missing_interval
+        interval = relaxed_interval(len(self._watched), self._present_interval) if relaxed else self._missing_interval
         # Half a tick earlier than asked for, and never all at once.
         pause = interval * self._random.uniform(0.8, 1.0) - TICK / 2
         watched.due = asyncio.get_running_loop().time() + pause
@@ -167,6 +172,11 @@ class References:
         """Return how many objects are looked at, and how many of them are incomplete."""
         missing = sum(not watched.complete for watched in self._watched.values())
         return {"references": len(self._watched), "missing": missing}
+
+
+def relaxed_interval(count: int, longest: float) -> float:
+    """Return after how many seconds to look again at something complete, when `count` objects are looked at."""
+    return min(longest, max(PROMPT_SECONDS, count / RELAXED_READS_PER_SECOND))
 
 
 def _to_referent(kind: Kind, body: Object | None, wanted: frozenset[str]) -> Referent:

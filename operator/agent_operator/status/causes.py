@@ -1,5 +1,6 @@
 """Why a pod does not serve: from its own state to one reason, with words for people."""
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -169,9 +170,19 @@ def _unschedulable(pod: PodView) -> Cause:
         Reason.UNSCHEDULABLE,
         f"No node takes the pod since {{since}}: {scrub(pod.unscheduled or '').rstrip('.')}.",
         "",
-        "Add room or nodes, or lower spec.runtime.resources.requests.",
+        _schedulable_by(pod.unscheduled or ""),
         pod.unscheduled_at or pod.created_at,
     )
+
+
+def _schedulable_by(words: str) -> str:
+    """Return what helps, from the scheduler's words: room, or nodes that fit the pod."""
+    room = "add room or nodes, or lower spec.runtime.resources.requests" if "nsufficient" in words else ""
+    selected = "correct spec.runtime.nodeSelector, or label a node" if "selector" in words else ""
+    tainted = "add to spec.runtime.tolerations, or remove the taint" if "taint" in words else ""
+    remedies = [remedy for remedy in (room, selected, tainted) if remedy]
+    text = "; or ".join(remedies or ["add room or nodes, or lower spec.runtime.resources.requests"])
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _image_pull_failed(pod: PodView) -> Cause:
@@ -212,7 +223,7 @@ def _oom_killed(pod: PodView, ended: Ended) -> Cause:
 def _crash_loop(pod: PodView) -> Cause:
     words = ""
     if pod.ended is not None:
-        last = scrub(pod.ended.message.strip().rpartition("\n")[2]).rstrip(".")
+        last = scrub(_last_words(pod.ended.message)).rstrip(".")
         words = f" with exit code {pod.ended.exit_code}" + (f"; its last words: {last}" if last else "")
     elif pod.waiting_message:
         words = f": {scrub(pod.waiting_message).rstrip('.')}"
@@ -224,6 +235,23 @@ def _crash_loop(pod: PodView) -> Cause:
         f"Read its log: kubectl logs {pod.name} --previous.",
         at or pod.created_at,
     )
+
+
+def _last_words(message: str) -> str:
+    """Return what a process said at its end, "" if its last line of log is about its daily work.
+
+    Where it left no message the kubelet takes the end of its log, whose lines are JSON.
+    """
+    last = message.strip().rpartition("\n")[2]
+    try:
+        line = json.loads(last)
+    except ValueError:
+        return last
+    if not isinstance(line, dict) or "event" not in line:
+        return last
+    if line.get("level") in ("debug", "info"):
+        return ""
+    return ": ".join(str(line[name]) for name in ("event", "error") if line.get(name))
 
 
 def _starting(pod: PodView) -> Cause:

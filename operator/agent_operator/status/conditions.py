@@ -263,6 +263,11 @@ def _progressing(observation: Observation, situation: Situation, previous: Agent
         if previous.revision.ready == observation.revision:
             return Finding(type_, "False", Reason.UP_TO_DATE, f"Revision {observation.revision} is rolled out.")
         return _from_cause(type_, "False", situation.rollout, effect="")
+    if situation.serving and len(situation.serving) == len(situation.current_serving):
+        # No other revision serves: pods are added or replaced, nothing is rolled out.
+        up, desired = len(situation.current_serving), observation.desired
+        message = f"Revision {observation.revision} serves: {up} of {desired} pods since {{since}}; more are started."
+        return Finding(type_, "True", Reason.STARTING, compose(Reason.STARTING, message))
     if situation.serving:
         message = f"Revision {observation.revision} is being rolled out since {{since}}; the last good one serves."
         return Finding(type_, "True", Reason.ROLLING_OUT, compose(Reason.ROLLING_OUT, message))

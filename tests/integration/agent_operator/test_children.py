@@ -225,7 +225,7 @@ async def test_old_config_maps_go_when_nothing_refers_to_them(
         async def seen(generation: int = generation) -> bool:
             agent = await api.get(AGENT, namespace, "bot")
             assert agent is not None
-            return bool(agent["status"]["observedGeneration"] == generation)
+            return bool(agent.get("status", {}).get("observedGeneration") == generation)
 
         await eventually(seen)
     in_use = {

@@ -85,6 +85,22 @@ async def test_the_model_is_given_the_conversation(postgres_url: str, provider: 
     assert [message["content"] for message in provider.asked()[3].body["messages"]] == ["You are a test.", "elsewhere"]
 
 
+async def test_a_conversation_too_long_for_the_model_is_shown_in_part_and_kept_whole(
+    postgres_url: str, provider: ModelProvider, secrets: Path
+) -> None:
+    async with serving(postgres_url, manifest("a", compatible(provider)), secrets_dir=secrets) as served:
+        talk = served.talk("a")
+        for number in range(4):
+            assert (await talk.post(f"line {number}")).json()["turn"]["status"] == "completed"
+        provider.requests.clear()
+        provider.fail(400, 2, code="context_length_exceeded")
+        assert (await talk.post("and now?")).json()["turn"]["status"] == "completed"
+        shown = [request.body["messages"][1:] for request in provider.asked()]
+        assert [len(messages) for messages in shown] == [9, 4, 2]
+        assert all(messages[-1] == {"role": "user", "content": "and now?"} for messages in shown)
+        assert len(await talk.messages()) == 10
+
+
 async def test_a_tool_call_and_its_result_go_back_to_the_model(
     postgres_url: str, provider: ModelProvider, secrets: Path
 ) -> None:

@@ -91,7 +91,8 @@ async def test_what_was_written_is_read_and_survives_the_automatic_save(postgres
         }
         assert (await talk.request("DELETE", "/sessions/s/state")).status_code == 204
         problem_of(await talk.request("DELETE", "/sessions/s/state"), 404, "state-not-found")
-        problem_of(await talk.request("GET", "/sessions/s/state"), 404, "state-not-found")
+        problem = problem_of(await talk.request("GET", "/sessions/s/state"), 404, "state-not-found")
+        assert "saved after state.autoSaveEveryMessages messages" in problem["detail"]
         assert await talk.say("z") == "z [3]", "the history is another matter"
 
 

@@ -149,6 +149,7 @@ def test_without_kubectl_the_error_is_one_sentence() -> None:
         (["state", "show", "a", "no spaces", "--url", "http://x"], "SESSION 'no spaces': write 1 to 128 characters"),
         (["status", "a", "-A"], "--all-namespaces is for the table"),
         (["logs", "a", "-f", "-p"], "--follow and --previous exclude each other"),
+        (["logs", "a", "--since", "abc"], "--since 'abc': write a duration such as 90s, 10m, 2h or 7d"),
         (["diff", "a", "1", "2", "3"], "Give at most two revisions."),
         (["validate", "-", "-"], "-: stdin can be read once only"),
         (["dev", "nothing.yaml"], "nothing.yaml: cannot be read: No such file or directory"),

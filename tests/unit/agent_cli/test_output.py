@@ -57,6 +57,12 @@ def test_a_terminal_of_80_columns_wraps_the_last_column_only() -> None:
     assert "\x1b[31m" in on_terminal(80)
 
 
+def test_a_narrow_terminal_cuts_no_name_and_no_state() -> None:
+    words = re.sub(r"\x1b\[\d*m", "", on_terminal(10, NO_COLOR="1")).split()
+    assert words[:5] == ["NAME", "READY", "WHAT", "bot", "False"]
+    assert "…" not in "".join(words)
+
+
 def test_answers_for_programs_are_whole(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"items": [{"name": "ü", "none": None}]}
     emit(OutputFormat.JSON, value, lambda: None)

@@ -63,7 +63,8 @@ def test_a_healthy_agent_shows_in_few_lines_what_it_is_and_how_to_talk_to_it() -
     lines = render_status(agent(HEALTHY))
     assert lines[0] == "Agent shop/assistant: Ready=True Serving since 2026-01-02T14:02:11Z"
     text = "\n".join(lines)
-    for part in ("echo/echo", "1 of 1 ready", "5, 1 of them", "http://agent-assistant.shop.svc:8080", "timeline"):
+    endpoint = "http://agent-assistant.shop.svc:8080"
+    for part in ("echo/echo", "1 of 1 ready", "5 kept, 1 in memory", endpoint, "timeline"):
         assert part in text
     assert lines[-1].endswith('abide chat assistant -n shop "hello"')
     assert "old" not in text
@@ -139,13 +140,34 @@ def test_every_reason_for_trouble_has_a_next_command(reason: Reason) -> None:
 def test_a_missing_key_is_put_there_without_showing_it() -> None:
     told = agent([condition("Ready", "False", "SecretMissing", 'spec.models[0]: Secret shop/llm has no key "openai".')])
     told["spec"] = {"models": [{"provider": "openai", "apiKeySecretRef": {"name": "llm", "key": "openai"}}]}
-    assert next_command(told).startswith("kubectl create secret generic llm -n shop --from-file=openai=/dev/stdin")
+    make = "kubectl create secret generic llm -n shop --from-file=openai=/dev/stdin"
+    # The other keys of a Secret that is there stay: `kubectl apply` would remove those an earlier apply wrote.
+    merge = f"{make} --dry-run=client -o yaml | kubectl patch secret llm -n shop --patch-file=/dev/stdin"
+    assert next_command(told) == merge
+    told["status"]["conditions"] = [
+        condition("Ready", "False", "SecretMissing", "spec.models[0].apiKeySecretRef: Secret shop/llm does not exist.")
+    ]
+    assert next_command(told) == make
+
+
+def test_a_missing_secret_of_a_variable_is_put_there_too() -> None:
+    message = 'spec.runtime.env[0].valueFrom.secretKeyRef: Secret shop/proxy has no key "token".'
+    told = agent([condition("Ready", "False", "SecretMissing", message)])
+    told["spec"] = {"runtime": {"env": [{"valueFrom": {"secretKeyRef": {"name": "proxy", "key": "token"}}}]}}
+    assert next_command(told).startswith("kubectl create secret generic proxy -n shop --from-file=token=/dev/stdin")
 
 
 def test_a_missing_prompt_names_its_config_map() -> None:
     told = agent([condition("Ready", "False", "ConfigMapMissing")])
     told["spec"] = {"systemPromptFrom": {"configMapKeyRef": {"name": "prompts", "key": "bot"}}}
-    assert next_command(told) == "kubectl create configmap prompts -n shop --from-file=bot=prompt.txt"
+    make = "kubectl create configmap prompts -n shop --from-file=bot=prompt.txt"
+    assert next_command(told) == make
+    told["status"]["conditions"] = [
+        condition("Ready", "False", "ConfigMapMissing", 'ConfigMap shop/prompts has no key "bot".')
+    ]
+    assert next_command(told) == (
+        f"{make} --dry-run=client -o yaml | kubectl patch configmap prompts -n shop --patch-file=/dev/stdin"
+    )
 
 
 def test_the_timeline_joins_conditions_and_events_newest_first() -> None:
@@ -156,6 +178,18 @@ def test_the_timeline_joins_conditions_and_events_newest_first() -> None:
     assert (moments[0].what, moments[0].at) == ("Restarted", NOW)
     assert "Ready=True Serving" in [moment.what for moment in moments]
     assert "Serving" not in [moment.what for moment in moments]
+
+
+def test_a_reason_that_changed_alone_has_the_time_of_its_event() -> None:
+    long_ago = datetime.fromisoformat(TIMES)
+    broken = agent([condition("Ready", "False", "OOMKilled"), condition("Accepted", "True", "Valid")])
+    starting = Happening(long_ago + timedelta(seconds=1), "Starting", "…")
+    moments = timeline(broken, [Happening(long_ago + timedelta(seconds=8), "OOMKilled", "…"), starting])
+    assert [(moment.what, moment.at - long_ago) for moment in moments] == [
+        ("Ready=False OOMKilled", timedelta(seconds=8)),
+        ("Starting", timedelta(seconds=1)),
+        ("Accepted=True Valid", timedelta()),
+    ]
 
 
 def test_an_event_has_the_newest_time_it_names() -> None:
@@ -189,6 +223,8 @@ def test_the_table_and_the_answer_for_programs() -> None:
     degraded = agent([HEALTHY[0], condition("Degraded", "True", "ServingOnFallback")])
     row = fleet_row(degraded, NOW)
     assert row[:3] == ["assistant", Cell("True", "green"), "Serving, ServingOnFallback"]
+    twice = agent([condition("Ready", "True", "SecretMissing"), condition("Degraded", "True", "SecretMissing")])
+    assert fleet_row(twice, NOW)[2] == "SecretMissing"
     told = describe(degraded)
     assert set(told) == {
         "namespace", "name", "ready", "reason", "message", "since", "old", "conditions", "model", "replicas", "suspend",

@@ -90,6 +90,20 @@ def test_every_new_answer_wakes_and_the_same_again_does_not() -> None:
     scene(play)
 
 
+@pytest.mark.parametrize(("silence", "told"), [(2.0, BROKEN), (6.0, ProbeFailure.NO_ANSWER)])
+def test_one_missed_question_does_not_take_back_a_named_cause(silence: float, told: ProbeResult) -> None:
+    async def play(pods: Pods, prober: HealthProber) -> None:
+        await prober.ask(KEY, [UNREADY], now=NOW)
+        await asyncio.sleep(1)
+        pods.delay = 5.0
+        await asyncio.sleep(silence)
+        pods.delay = 0.01
+        assert await prober.ask(KEY, [UNREADY], now=NOW) == {UNREADY.uid: told}
+        assert pods.woken == ([] if told == BROKEN else [pytest.approx(2 * 3.0, abs=0.2)])
+
+    scene(play)
+
+
 def test_an_answer_counts_only_for_the_state_it_was_given_in() -> None:
     async def play(pods: Pods, prober: HealthProber) -> None:
         pods.answer = health()

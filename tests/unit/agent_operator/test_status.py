@@ -208,6 +208,52 @@ def test_a_rollout_under_way_is_no_problem() -> None:
     assert found["Degraded"] == "False/AllWell"
 
 
+def test_a_second_pod_of_the_same_revision_is_no_rollout() -> None:
+    found = conditions(observe(ready_pod(), make_pod("agent-support-2", phase="Pending"), desired=2))["Progressing"]
+    assert (found.status, found.reason) == ("True", "Starting")
+    assert "serves: 1 of 2 pods since" in found.message
+    mixed = observe(ready_pod(), ready_pod("agent-support-2", revision=OLD), desired=2)
+    assert said(mixed)["Progressing"] == "True/RollingOut"
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("0/3 nodes are available: 3 Insufficient cpu.", "spec.runtime.resources.requests"),
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", "spec.runtime.nodeSelector"),
+        ("0/1 nodes are available: 1 node(s) had untolerated taint {gpu: true}.", "spec.runtime.tolerations"),
+        ("no nodes available to schedule pods", "spec.runtime.resources.requests"),
+    ],
+)
+def test_the_remedy_fits_why_no_node_takes_the_pod(words: str, remedy: str) -> None:
+    pod = make_pod(phase="Pending", unschedulable=words)
+    message = conditions(observe(pod))["Ready"].message
+    assert remedy in message
+    fields = ("resources.requests", "nodeSelector", "tolerations")
+    assert [f"spec.runtime.{field}" for field in fields if f"spec.runtime.{field}" in message] == [remedy]
+
+
+@pytest.mark.parametrize(
+    ("line", "quoted"),
+    [
+        ('{"turn": "01a1", "ms": 5.1, "event": "turn_finished", "level": "info"}', ""),
+        (
+            '{"event": "no manifest", "error": "missing file", "level": "error"}',
+            "its last words: no manifest: missing file.",
+        ),
+        ('{"event": "cut', 'its last words: {"event": "cut.'),
+    ],
+)
+def test_last_words_are_those_of_a_failure(line: str, quoted: str) -> None:
+    killed = ended("Error", 137, when=at(-5), message=f"before\n{line}\n")
+    message = conditions(observe(make_pod(waiting=("CrashLoopBackOff", "…"), last_ended=killed, restarts=3)))[
+        "Ready"
+    ].message
+    assert "turn" not in message
+    assert ("its last words" in message) == bool(quoted)
+    assert quoted in message
+
+
 def test_one_of_two_pods_broken() -> None:
     broken = make_pod("agent-support-2", waiting=("CrashLoopBackOff", "…"), last_ended=OOM, restarts=3)
     found = conditions(observe(ready_pod(), broken, desired=2))

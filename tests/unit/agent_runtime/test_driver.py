@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -250,6 +250,41 @@ class BarredModel(Prepared):
     async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:
         raise NotAsked(FailureKind.AUTH_FAILED, "answers 401 since noon")
         yield ModelEnd()
+
+
+@dataclass
+class NarrowModel(Prepared):
+    """A model that takes `fits` messages; it remembers what it was shown."""
+
+    fits: int
+    display: str = "narrow/narrow"
+    timeout: float = 5.0
+    stream_idle: float = 5.0
+    shown: list[list[str]] = field(default_factory=list)
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelEnd, None]:
+        self.shown.append([message.content for message in request.messages])
+        if len(request.messages) > self.fits:
+            raise ModelError(FailureKind.REFUSED, "found it too long", about_message=True, too_long=True)
+        yield TextDelta("fits")
+        yield ModelEnd()
+
+
+@pytest.mark.parametrize(("fits", "calls", "answered"), [(40, 1, True), (10, 2, True), (1, 5, True), (0, 5, False)])
+async def test_a_conversation_too_long_for_the_model_is_shown_to_it_in_part(
+    fits: int, calls: int, *, answered: bool
+) -> None:
+    model, seen = NarrowModel(fits), Seen()
+    said = tuple(ChatMessage("user" if number % 2 else "assistant", f"line {number}") for number in range(19))
+    stream = TurnStream()
+    stream.begin(1)
+    told = replace(work(model), history=said)
+    outcome = await TurnDriver([model], NoTools(), CLOCK, seen.observer()).prepare(told, stream).run()
+    assert outcome.status is (TurnStatus.COMPLETED if answered else TurnStatus.FALLBACK)
+    assert len(model.shown) == len(seen.calls) == calls
+    everything = [line.content for line in said] + ["hello"]
+    assert all(shown == everything[-len(shown) :] for shown in model.shown)
+    assert [len(shown) for shown in model.shown] == [20, 10, 5, 2, 1][:calls]
 
 
 async def test_a_cancelled_turn_keeps_whole_steps_and_counts_the_one_under_way() -> None:

@@ -103,6 +103,24 @@ def test_several_good_checks_take_back_what_may_end_by_itself(kind: FailureKind)
     assert after_check(standing, None, at(3)).ok
 
 
+def test_good_checks_that_calls_prove_wrong_count_less_each_time_until_a_call_succeeds() -> None:
+    def checks_until_good(standing: Standing) -> tuple[int, Standing]:
+        for _ in range(2):
+            standing = after_failure(standing, error(FailureKind.UNREACHABLE), at(1))
+        assert standing.ok is False
+        number = 0
+        while not standing.ok:
+            standing, number = after_check(standing, None, at(2)), number + 1
+        return number, standing
+
+    standing, seen = GOOD, []
+    for _ in range(6):
+        number, standing = checks_until_good(standing)
+        seen.append(number)
+    assert seen == [GOOD_CHECKS * times for times in (1, 2, 4, 8, 8, 8)]
+    assert checks_until_good(after_answer(standing, at(3)))[0] == GOOD_CHECKS
+
+
 def test_a_failed_check_after_failed_calls_makes_the_next_good_one_count() -> None:
     down = error(FailureKind.UNREACHABLE)
     standing = after_check(after_failure(after_failure(GOOD, down, at(1)), down, at(2)), down, at(3))
