@@ -54,6 +54,7 @@ class Beater:
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
         self._started_at = context.clock.now()
+        self._broken: set[tuple[AgentEngine, str, str]] = set()
 
     async def beat_for_ever(self, pulse: Pulse) -> None:
         """Write the heartbeat of every agent, every BEAT_SECONDS and when what is known of a model changed."""
@@ -70,9 +71,21 @@ class Beater:
     async def beat_once(self) -> None:
         """Write one heartbeat per agent; failures are left to the lease's loop to notice."""
         for engine in self._context.engines.values():
+            self._note_broken_models(engine)
             with suppress(StoreError):
                 details = heartbeat_details(self._context, engine, self._started_at)
                 await self._context.store.beat(engine.agent.id, self._context.settings.pod_name, dict(details))
+
+    def _note_broken_models(self, engine: AgentEngine) -> None:
+        """Leave an error row for each model that broke since the last time: a check may find it before any user."""
+        before = {one for one in self._broken if one[0] is engine}
+        now = set()
+        for check in engine.models.checks():
+            if check.ok is False:
+                now.add((engine, check.name, check.reason))
+                if (engine, check.name, check.reason) not in before:
+                    engine.telemetry.model_broken(check.model, check.reason, check.message)
+        self._broken = (self._broken - before) | now
 
     async def flush_for_ever(self, pulse: Pulse) -> None:
         """Write metrics every FLUSH_SECONDS and errors within a second."""

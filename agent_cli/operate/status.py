@@ -190,7 +190,8 @@ def _headline(agent: dict[str, Any]) -> str:
     if not ready:
         return f"Agent {agent_label(agent)}: no status yet"
     since = _clock(ready.get("lastTransitionTime"))
-    return f"Agent {agent_label(agent)}: Ready={ready.get('status')} {ready.get('reason', '')} since {since}"
+    # The instant is of the status; the reason may be younger, and its message says since when.
+    return f"Agent {agent_label(agent)}: Ready={ready.get('status')} since {since}, {ready.get('reason', '')}"
 
 
 def _message(agent: dict[str, Any], width: int) -> list[str]:

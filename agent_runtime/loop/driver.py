@@ -209,7 +209,9 @@ class TurnRun:
         if not isinstance(answer, NotAsked):
             seconds = self._clock.monotonic() - started
             first_token = self._first_token_at - started if self._first_token_at is not None else None
-            self._observer.model_called(_to_call(model.display, effect.model, seconds, answer, first_token, self._work.session))
+            self._observer.model_called(
+                _to_call(model.display, effect.model, seconds, answer, first_token, self._work.session)
+            )
         return answer
 
     async def _stream_model(self, model: Model, request: ModelRequest, call: int) -> ModelAnswered | ModelError:

@@ -171,13 +171,17 @@ class AgentTelemetry:
         if call.failure is None:
             return
         self._recorder.sample(self._agent.id, "model_call_failed", label=call.failure.value)
-        key = (call.model, call.failure.value)
+        self._model_error(call.model, call.failure.value, call.message)
+
+    def model_broken(self, model: str, reason: str, phrase: str) -> None:
+        """Note that a model cannot be used, also where no user has found it out yet."""
+        self._model_error(model, reason, phrase)
+
+    def _model_error(self, model: str, error_type: str, phrase: str) -> None:
         now = self._clock.monotonic()
-        if now - self._failed_at.get(key, -REPEAT_SECONDS) >= REPEAT_SECONDS:
-            self._failed_at[key] = now
-            self._recorder.error(
-                self._agent.id, call.failure.value, f"{call.model} {call.message}", context={"model": call.model}
-            )
+        if now - self._failed_at.get((model, error_type), -REPEAT_SECONDS) >= REPEAT_SECONDS:
+            self._failed_at[model, error_type] = now
+            self._recorder.error(self._agent.id, error_type, f"{model} {phrase}", context={"model": model})
 
     def _count_call(self, call: ModelCall) -> None:
         series = self._model(call.model)

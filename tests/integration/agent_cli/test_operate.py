@@ -18,7 +18,7 @@ def test_status_of_one_agent_has_few_lines_and_the_next_command(world: World) ->
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) <= 15
-    assert lines[0] == f"Agent {world.namespace}/bot: Ready=True Serving since {TIME}"
+    assert lines[0] == f"Agent {world.namespace}/bot: Ready=True since {TIME}, Serving"
     # No operator runs here, and that is told instead of being passed over.
     assert "status is old: no operator is installed" in done.stdout
     assert lines[-1].endswith(f'abide chat bot -n {world.namespace} "hello"')

@@ -13,6 +13,7 @@ import pytest
 from tests.fakes.provider import GREETING, KEY, MODEL, ModelProvider
 from tests.integration.agent_runtime.harness import (
     Database,
+    Serving,
     agent_id,
     echo,
     manifest,
@@ -66,6 +67,16 @@ async def test_a_good_model_is_known_to_be_good_before_anybody_asks(
     assert [(request.kind, request.key) for request in provider.requests] == [("list", KEY)], "nothing that costs"
 
 
+async def noted(served: Serving) -> list[str]:
+    """Wait for error rows and return their types."""
+
+    async def found() -> list[str]:
+        answer = await served.talk("a").request("GET", "/errors")
+        return [item["type"] for item in answer.json()["items"]]
+
+    return await until(found, "an error row", 10.0)
+
+
 async def test_a_bad_key_is_found_at_the_start(
     postgres_url: str, database: Database, provider: ModelProvider, secrets: Path
 ) -> None:
@@ -74,6 +85,7 @@ async def test_a_bad_key_is_found_at_the_start(
         assert (await served.http.get(served.base + "/readyz")).json()["ok"] is True, "a dead model unreadies no pod"
         found = await until_model(served, False, "ModelAuthFailed")
         assert found["message"] == "answers 401"
+        assert await noted(served) == ["ModelAuthFailed"], "whoever looks for the cause finds it, too"
         await until_heartbeat(database, False, "ModelAuthFailed")
     assert not provider.asked("chat")
 

@@ -61,7 +61,7 @@ def agent(conditions: list[dict[str, Any]], **status: Any) -> dict[str, Any]:
 
 def test_a_healthy_agent_shows_in_few_lines_what_it_is_and_how_to_talk_to_it() -> None:
     lines = render_status(agent(HEALTHY))
-    assert lines[0] == "Agent shop/assistant: Ready=True Serving since 2026-01-02T14:02:11Z"
+    assert lines[0] == "Agent shop/assistant: Ready=True since 2026-01-02T14:02:11Z, Serving"
     text = "\n".join(lines)
     endpoint = "http://agent-assistant.shop.svc:8080"
     for part in ("echo/echo", "1 of 1 ready", "5 kept, 1 in memory", endpoint, "timeline"):

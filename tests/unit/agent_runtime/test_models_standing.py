@@ -47,12 +47,25 @@ def test_each_kind_counts_after_its_number_of_failures_in_a_row(kind: FailureKin
     standing, needed = GOOD, PATIENCE.get(kind, 1)
     for number in range(1, needed + 1):
         assert standing.ok
-        standing = after_failure(standing, error(kind), at(number))
+        standing = after_failure(standing, error(kind), at(number), f"session {number}")
     assert not standing.ok
     assert standing.since == at(1), "since the first of them"
     check = standing.to_check("x", "y")
     assert (check.message, check.checked_at) == ("does wrong", at(needed))
     assert check.reason in {reason.value for reason in Reason}
+
+
+def test_a_model_that_answered_is_not_blamed_for_what_it_refuses_to_one_session() -> None:
+    standing = GOOD
+    for number in range(9):
+        standing = after_failure(standing, error(FailureKind.REFUSED), at(number), "one")
+        assert standing.ok
+    assert after_failure(standing, error(FailureKind.REFUSED), at(9), "another").ok is False
+    never = after_check(Standing(), None, START)
+    for number in range(PATIENCE[FailureKind.REFUSED]):
+        assert never.ok
+        never = after_failure(never, error(FailureKind.REFUSED), at(number), "one")
+    assert never.ok is False, "one that never answered anybody is"
 
 
 def test_a_success_in_between_starts_the_count_anew() -> None:
@@ -85,8 +98,8 @@ def test_a_good_check_takes_back_what_a_check_found() -> None:
 @pytest.mark.parametrize("kind", sorted(set(FailureKind) - PASSING))
 def test_good_checks_alone_never_take_back_what_a_call_found(kind: FailureKind) -> None:
     standing = GOOD
-    for _ in range(PATIENCE.get(kind, 1)):
-        standing = after_failure(standing, error(kind), at(1))
+    for number in range(PATIENCE.get(kind, 1)):
+        standing = after_failure(standing, error(kind), at(1), f"session {number}")
     for _ in range(3 * GOOD_CHECKS):
         standing = after_check(standing, None, at(2))
         assert standing.ok is False
