@@ -21,7 +21,7 @@ check: setup ## Lint, types, import rules, generated files fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy tools tests/cluster
+	$(BIN)/mypy tools benchmarks tests/cluster
 	$(BIN)/lint-imports
 	@tools/generate.sh --check
 

@@ -66,6 +66,17 @@ spec:
     timeout: 30
   history: {limit: 0}
 """
+_KEYLESS: Final = """\
+apiVersion: abide.dev/v1alpha1
+kind: Agent
+metadata: {name: support}
+spec:
+  systemPrompt: You help customers.
+  models:
+  - provider: openai
+    model: gpt-5-mini
+    apiKeySecretRef: {name: llm, key: openai}
+"""
 
 
 @dataclass(frozen=True)
@@ -207,16 +218,31 @@ def _validate() -> str:
         return shown(["abide", "validate", "support.yaml"], allowed=[2], folder=Path(folder))
 
 
+def _with_an_agent_without_a_key(*commands: Sequence[str]) -> str:
+    """Return what commands print while there is an agent whose Secret is missing."""
+
+    def kubectl(*arguments: str, stdin: str = "") -> None:
+        command = ["kubectl", *arguments]
+        subprocess.run(command, input=stdin, text=True, check=True, timeout=60, capture_output=True)  # noqa: S603
+
+    kubectl("apply", "-f", "-", stdin=_KEYLESS)
+    try:
+        told = "jsonpath={.status.conditions[?(@.type=='Ready')].reason}=SecretMissing"
+        kubectl("wait", f"--for={told}", "agents.abide.dev/support", "--timeout=30s")
+        return "\n".join(shown(command) for command in commands)
+    finally:
+        kubectl("delete", "agents.abide.dev/support")
+
+
+def _trouble() -> str:
+    return _with_an_agent_without_a_key(["kubectl", "get", "agents.abide.dev"], ["abide", "status", "support"])
+
+
 LOCAL: Final = (
     Picture("dev", "an agent on this machine", _dev),
     Picture("validate", "a wrong manifest", _validate),
 )
-CLUSTER: Final = (
-    Picture("get", "agents of a cluster", lambda: shown(["kubectl", "get", "agents.abide.dev"])),
-    Picture("status", "how one agent is", lambda: shown(["abide", "status", "assistant"])),
-    Picture("chat", "talking to it", lambda: shown(["abide", "chat", "assistant", "hello"])),
-    Picture("history", "its revisions", lambda: shown(["abide", "history", "assistant"])),
-)
+CLUSTER: Final = (Picture("status", "an agent whose key is missing", _trouble),)
 
 
 def main() -> int:
