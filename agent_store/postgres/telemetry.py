@@ -84,7 +84,7 @@ class PostgresTelemetry(Part):
         )
 
     async def maintain(self, *, keep: float = RETENTION_SECONDS) -> None:
-        """Make coming partitions, drop those older than `keep` seconds, forget dead processes and pods.
+        """Make coming partitions, drop those older than `keep` seconds, and forget what is long dead or erased.
 
         Idempotent; any process may call it about once an hour, at the same time as others. Raises StoreUnavailable.
         """
@@ -93,3 +93,4 @@ class PostgresTelemetry(Part):
         await self._db.run("maintain_forget_instances", point="maintain.3")
         await self._db.run("maintain_forget_pods", point="maintain.4")
         await self._db.run("maintain_erase_again", point="maintain.5")
+        await self._db.run("maintain_forget_erased", point="maintain.6")

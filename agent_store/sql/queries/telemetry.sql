@@ -60,3 +60,7 @@ DELETE FROM abide.agent_heartbeats WHERE at < now() - interval '1 day'
 -- What a process wrote that outlived its agent.
 -- name: maintain_erase_again
 SELECT abide.erase_agent(agent_id) FROM abide.erased_agents WHERE erased_at > now() - interval '2 days'
+
+-- No process lives that long.
+-- name: maintain_forget_erased
+DELETE FROM abide.erased_agents WHERE erased_at < now() - interval '90 days'

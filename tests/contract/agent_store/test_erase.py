@@ -4,10 +4,12 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from psycopg import sql
 
 from agent_store.errors import LeaseLost, StoreUnavailable
 from agent_store.ports import ErrorRecord, Metric, Owner, Store
 from agent_store.postgres.store import PostgresStore
+from tests.conftest import execute
 from tests.contract.agent_store.scene import Scene, completed
 
 KEPT = {"system_events", "erased_agents"}
@@ -117,6 +119,18 @@ async def test_what_a_survivor_wrote_goes_with_the_next_upkeep(store: PostgresSt
     await store.maintain()
     left = await rows_by_table(postgres_url, scene.agent)
     assert {table: rows for table, rows in left.items() if rows} == {"system_events": 1, "erased_agents": 1}
+
+
+async def test_a_tombstone_is_forgotten_when_no_process_can_remember_the_agent(
+    store: PostgresStore, postgres_url: str
+) -> None:
+    scene = Scene(store)
+    await erase(store, scene.agent)
+    for days, left in ((89, 1), (91, 0)):
+        statement = "UPDATE abide.erased_agents SET erased_at = now() - {} * interval '1 day'"
+        execute(postgres_url, sql.SQL(statement).format(sql.Literal(days)))
+        await store.maintain()
+        assert (await rows_by_table(postgres_url, scene.agent))["erased_agents"] == left
 
 
 async def test_an_agent_is_found_by_its_id(scene: Scene, owner: Owner) -> None:
