@@ -144,10 +144,11 @@ class Kube:
         return [line.split("\x1f") for line in out.splitlines() if line]
 
     @contextmanager
-    def forward(self, name: str, namespace: str) -> Iterator[str]:
-        """Forward a free local port to the agent's Service; yields its URL."""
+    def forward(self, name: str, namespace: str, *, pod: str = "") -> Iterator[str]:
+        """Forward a free local port to the agent's Service, or to one of its pods; yields its URL."""
+        target = f"pod/{pod}" if pod else f"svc/agent-{name}"
         process = subprocess.Popen(
-            [self.kubectl, "port-forward", "-n", namespace, f"svc/agent-{name}", ":8080"],
+            [self.kubectl, "port-forward", "-n", namespace, target, ":8080"],
             env=self.environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

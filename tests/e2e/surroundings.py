@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
-
 from tests.e2e.kube import Kube, wait_for
 
 READY_PATH: Final = (
@@ -60,29 +58,6 @@ def expose(kube: Kube, namespace: str, port: int, *, name: str = "model") -> str
     kube.apply(service, namespace)
     kube.apply(slice_, namespace)
     return f"http://{name}.{namespace}.svc:{port}/v1"
-
-
-@contextmanager
-def forward_pod(kube: Kube, pod: str, namespace: str) -> Iterator[str]:
-    """Forward a free local port to one pod; yields its URL."""
-    process = subprocess.Popen(
-        [kube.kubectl, "port-forward", "-n", namespace, f"pod/{pod}", ":8080"],
-        env=kube.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        found = re.search(r"127\.0\.0\.1:(\d+)", line)
-        if found is None:
-            raise httpx.ConnectError(f"port-forward: {line}{process.stdout.read()}")
-        yield f"http://127.0.0.1:{found[1]}"
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stdout.close()
 
 
 # ---- processes of the node

@@ -11,7 +11,6 @@ import pytest
 from tests.e2e.kube import Client, Kube, agent, wait_for
 from tests.e2e.surroundings import (
     brief,
-    forward_pod,
     frozen,
     kill_processes,
     pods_of,
@@ -146,11 +145,11 @@ def test_one_of_two_pods_freezes_and_the_other_takes_its_sessions_over(kube: Kub
     with (
         watching(kube, "agents.abide.dev", "desk", namespace) as ready,
         watching_pod(kube, broken["metadata"]["name"], namespace) as pod,
-        forward_pod(kube, healthy["metadata"]["name"], namespace) as other,
+        kube.forward("desk", namespace, pod=healthy["metadata"]["name"]) as other,
     ):
         ready.wait("^True/Serving$", seconds=10)
         pod.wait("^True", seconds=10)
-        with forward_pod(kube, broken["metadata"]["name"], namespace) as url:
+        with kube.forward("desk", namespace, pod=broken["metadata"]["name"]) as url:
             accepted = httpx.post(
                 f"{url}{path}/sessions/s/messages",
                 json={"content": "hello"},

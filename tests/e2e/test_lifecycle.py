@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from tests.e2e.kube import Client, Kube, agent, wait_for
-from tests.e2e.surroundings import forward_pod, kill_processes, pods_of
+from tests.e2e.surroundings import kill_processes, pods_of
 
 SYSTEM = "abide-system"
 ADOPT = "abide.dev/adopt-state"
@@ -95,7 +95,7 @@ def test_another_pod_takes_over_within_ten_seconds_and_answers_once(kube: Kube, 
     victim, _ = serving(kube, namespace, 2)
     client = Client(kube, "desk", namespace)
     base = f"/v1/agents/{namespace}/desk"
-    with forward_pod(kube, victim["metadata"]["name"], namespace) as url:
+    with kube.forward("desk", namespace, pod=victim["metadata"]["name"]) as url:
         answer = client_post(url + base, client, uuid.uuid4().hex)
     turn = answer["turn"]["id"]
     instance = kube.sql(f"SELECT instance FROM abide.active_turns WHERE turn_id = '{turn}'")

@@ -13,7 +13,6 @@ from tests.e2e.kube import Client, Kube, agent, wait_for
 from tests.e2e.surroundings import (
     History,
     brief,
-    forward_pod,
     frozen,
     pods_of,
     restarts_of,
@@ -55,7 +54,7 @@ class Scene:
 
     def refuse(self) -> None:
         """Send a message that must be refused with 503 and the time to come again."""
-        with forward_pod(self.kube, self.pod["metadata"]["name"], self.namespace) as url:
+        with self.kube.forward("desk", self.namespace, pod=self.pod["metadata"]["name"]) as url:
             answer = httpx.post(
                 f"{url}/v1/agents/{self.namespace}/desk/sessions/refused/messages",
                 json={"content": "too early"},
