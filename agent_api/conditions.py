@@ -17,6 +17,7 @@ class ConditionType(StrEnum):
     DEGRADED = "Degraded"
     STATE_STORE_READY = "StateStoreReady"
     MODEL_REACHABLE = "ModelReachable"
+    TOOLS_READY = "ToolsReady"
     SUSPENDED = "Suspended"
 
 
@@ -62,6 +63,10 @@ class Reason(StrEnum):
     UNKNOWN_PARAMETER = "UnknownParameter"
     SERVING_ON_FALLBACK = "ServingOnFallback"
     FALLBACK_ONLY = "FallbackOnly"
+    PRICE_UNKNOWN = "PriceUnknown"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    TOOL_DOWN = "ToolDown"
+    ENCRYPTION_KEY_MISMATCH = "EncryptionKeyMismatch"
     STATE_ADOPTION_REFUSED = "StateAdoptionRefused"
     SCALED_TO_ZERO = "ScaledToZero"
     SUSPENDED = "Suspended"
@@ -107,6 +112,10 @@ REASON_MEANINGS: Final[dict[Reason, str]] = {
     Reason.UNKNOWN_PARAMETER: "The model's provider does not know a parameter of `models[].parameters`.",
     Reason.SERVING_ON_FALLBACK: "The primary model cannot be used; a fallback model gives real replies.",
     Reason.FALLBACK_ONLY: "Only models further down the fallback chain can be called.",
+    Reason.PRICE_UNKNOWN: "A budget in money is set, and a model has no price.",
+    Reason.BUDGET_EXHAUSTED: "The agent's budget of the day is used up; turns are refused until the next day.",
+    Reason.TOOL_DOWN: "A tool cannot be used; the agent answers without it.",
+    Reason.ENCRYPTION_KEY_MISMATCH: "The encryption key is missing or is not the one that state was written with.",
     Reason.STATE_ADOPTION_REFUSED: "The annotation `abide.dev/adopt-state` names state that this agent may not take.",
     Reason.SCALED_TO_ZERO: "`spec.replicas` is 0.",
     Reason.SUSPENDED: "`spec.suspend` is true: no pods run, state is kept.",

@@ -153,6 +153,31 @@ class ModelCheck(Wire):
     checked_at: datetime | None = Field(default=None, description="When it was last checked or called.")
 
 
+class ToolCheck(Wire):
+    """Whether one entry of an agent's `tools` can be used, as its pod last saw it.
+
+    A tool that is down does not make a pod unready: the model is told, and answers without it.
+    """
+
+    name: str = Field(description="Name of the entry of spec.tools.")
+    type: str = Field(description="MCP, HTTP or Builtin.")
+    ok: bool | None = None
+    reason: str = Field(default="", description="A reason of agent_api.conditions, when not ok.")
+    message: str = Field(default="", description="What it does instead, as a phrase: refuses connections.")
+    since: datetime | None = Field(default=None, description="Since when it is so.")
+    tools: list[str] = Field(default_factory=list, description="Names the model may call.")
+
+
+class BudgetCheck(Wire):
+    """Where one budget of an agent stands today, as its pod last saw it."""
+
+    scope: Literal["agent", "user"] = Field(description="The whole agent, or its users one by one.")
+    ok: bool = True
+    limit: str = Field(default="", description="The limit in words: 20.00 USD, 100000 tokens.")
+    used_percent: int = Field(default=0, description="How much of it is used, of the user nearest to the limit.")
+    resets_at: datetime | None = Field(default=None, description="When the next day of the budget begins.")
+
+
 class HealthOut(Wire):
     """Body of /livez, /readyz and /health: 200 when ok, else 503."""
 
@@ -161,6 +186,8 @@ class HealthOut(Wire):
     revision: str = ""
     checks: list[CheckResult]
     models: list[ModelCheck] = Field(default_factory=list, description="In the order of spec.models.")
+    tools: list[ToolCheck] = Field(default_factory=list, description="In the order of spec.tools.")
+    budgets: list[BudgetCheck] = Field(default_factory=list, description="Budgets that are set.")
 
 
 class ErrorOut(Wire):

@@ -7,6 +7,7 @@ elsewhere does not decrypt.
 
 import json
 from typing import Any, Final, Protocol
+from uuid import UUID
 
 
 class Codec(Protocol):
@@ -43,6 +44,25 @@ class PlainCodec:
 
 
 PLAIN: Final[Codec] = PlainCodec()
+
+
+class Codecs(Protocol):
+    """The codec of each agent: agents have keys of their own."""
+
+    def of(self, agent_id: UUID) -> Codec:
+        """Return the codec for the agent's content; never blocks."""
+        ...
+
+
+class PlainCodecs:
+    """Stores the content of every agent as it is."""
+
+    def of(self, agent_id: UUID) -> Codec:
+        """Return the plain codec."""
+        return PLAIN
+
+
+PLAIN_CODECS: Final[Codecs] = PlainCodecs()
 
 
 # Half a surrogate pair is not text that UTF-8 can hold, but JSON can carry it; it must come back as it came.

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+from agent_api.wire import ToolCheck
 from agent_runtime.llm.port import ToolCall, ToolSpec
-from agent_runtime.tools.port import ToolResult
+from agent_runtime.tools.port import ToolContext, ToolPolicy, ToolResult
+
+_POLICY = ToolPolicy(side_effects=False)
 
 
 class NoTools:
@@ -13,6 +16,14 @@ class NoTools:
         """Return nothing."""
         return ()
 
-    async def call(self, call: ToolCall) -> ToolResult:
+    def policy(self, name: str) -> ToolPolicy:
+        """Return the policy of an unknown tool."""
+        return _POLICY
+
+    async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
         """Say that the tool is unknown."""
         return ToolResult(f"unknown tool {call.name!r}: this agent has no tools; answer without it", is_error=True)
+
+    def checks(self) -> Sequence[ToolCheck]:
+        """Return nothing."""
+        return ()

@@ -8,7 +8,7 @@ from agent_store.errors import LeaseLost, StoreUnavailable
 from agent_store.ports import Owner
 from agent_store.postgres.base import Part
 
-NEEDED_VERSION: Final = "0002"
+NEEDED_VERSION: Final = "0003"
 """The oldest schema this version works on; a newer one is fine."""
 
 

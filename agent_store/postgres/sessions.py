@@ -20,7 +20,7 @@ class PostgresSessions(Part):
         rows = await self._db.run(
             "list_messages", key.agent_id, key.user, key.name, after_seq, limit, point="list_messages.1"
         )
-        return [read_message(self._codec, row) for row in rows]
+        return [read_message(self._codecs.of(key.agent_id), row) for row in rows]
 
     async def list_sessions(
         self, agent_id: UUID, user: str, *, before: tuple[datetime, UUID] | None, limit: int
@@ -47,9 +47,10 @@ class PostgresSessions(Part):
 
     async def save_state(self, agent_id: UUID, session_id: UUID, document: dict[str, Any]) -> SessionState:
         """See agent_store.ports.SessionStore.save_state."""
-        stored = self._codec.encode(encode_json(document), "agent_states", session_id)
+        codec = self._codecs.of(agent_id)
+        stored = codec.encode(encode_json(document), "agent_states", session_id)
         rows = await self._db.run(
-            "save_state", agent_id, session_id, stored, self._codec.key_id, point="save_state.1", repeatable=False
+            "save_state", agent_id, session_id, stored, codec.key_id, point="save_state.1", repeatable=False
         )
         if not rows:
             raise SessionGone(f"session {session_id} does not exist")
@@ -61,7 +62,8 @@ class PostgresSessions(Part):
         if not rows:
             return None
         row = rows[0]
-        document = decode_json(self._codec.decode(row["document"], row["key_id"], "agent_states", session_id))
+        codec = self._codecs.of(agent_id)
+        document = decode_json(codec.decode(row["document"], row["key_id"], "agent_states", session_id))
         return SessionState(session_id, row["version"], document, row["updated_at"])
 
     async def delete_state(self, agent_id: UUID, session_id: UUID) -> bool:

@@ -49,6 +49,7 @@ class PostgresTurns(Part):
 
     async def _insert(self, turn: NewTurn, owner: Owner) -> Row:
         key = turn.session
+        codec = self._codecs.of(key.agent_id)
         rows = await self._db.run(
             "accept",
             key.agent_id,
@@ -58,8 +59,8 @@ class PostgresTurns(Part):
             ids.new_id(),
             owner.instance,
             owner.epoch,
-            self._codec.encode(encode_text(turn.content), "messages", turn.id, 0),
-            self._codec.key_id,
+            codec.encode(encode_text(turn.content), "messages", turn.id, 0),
+            codec.key_id,
             turn.idempotency_key,
             # Without a key nothing is ever compared with it.
             turn.request_hash if turn.idempotency_key is not None else None,
@@ -94,7 +95,7 @@ class PostgresTurns(Part):
             turn.idempotency_key is not None and row["request_hash"] != turn.request_hash
         ):
             raise IdempotencyMismatch("the idempotency key was used with another body")
-        stored = read_turn(self._codec, row)
+        stored = read_turn(self._codecs.of(key.agent_id), row)
         if stored.id != turn.id:
             return Accepted(Disposition.DUPLICATE, stored, None)
         if stored.status == TurnStatus.QUEUED:
@@ -139,7 +140,7 @@ class PostgresTurns(Part):
             [self._encode_calls(claim, index, line) for index, line in enumerate(outcome.messages, 1)],
             [message.tool_call_id for message in outcome.messages],
             _find_reply(outcome),
-            self._codec.key_id if outcome.messages else None,
+            self._codecs.of(agent_id).key_id if outcome.messages else None,
             claim.session.user,
             claim.session.name,
             claim.turn_seq,
@@ -155,15 +156,17 @@ class PostgresTurns(Part):
         )
         if not rows:
             raise LeaseLost(f"turn {claim.turn_id} was taken over or deleted")
-        return Completed(read_turn(self._codec, rows[0]), rows[0]["is_waiting"])
+        return Completed(read_turn(self._codecs.of(claim.session.agent_id), rows[0]), rows[0]["is_waiting"])
 
     def _encode_content(self, claim: Claim, index: int, message: NewMessage) -> bytes:
-        return self._codec.encode(encode_text(message.content), "messages", claim.turn_id, index)
+        codec = self._codecs.of(claim.session.agent_id)
+        return codec.encode(encode_text(message.content), "messages", claim.turn_id, index)
 
     def _encode_calls(self, claim: Claim, index: int, message: NewMessage) -> bytes | None:
         if not message.tool_calls:
             return None
-        return self._codec.encode(encode_json(list(message.tool_calls)), "tool_calls", claim.turn_id, index)
+        codec = self._codecs.of(claim.session.agent_id)
+        return codec.encode(encode_json(list(message.tool_calls)), "tool_calls", claim.turn_id, index)
 
     async def start_next(self, agent_id: UUID, session_id: UUID, owner: Owner) -> Claim | None:
         """See agent_store.ports.TurnStore.start_next."""
@@ -174,7 +177,7 @@ class PostgresTurns(Part):
             if not rows:
                 raise LeaseLost(f"{owner.instance} holds no lease (epoch {owner.epoch})")
             if rows[0]["turn_id"] is not None:
-                return read_claim(self._codec, rows[0], agent_id)
+                return read_claim(self._codecs.of(agent_id), rows[0], agent_id)
             if not rows[0]["is_raced"]:
                 return None
         return None  # the sweep finds it
@@ -188,7 +191,7 @@ class PostgresTurns(Part):
         )
         if not rows:
             raise LeaseLost(f"{owner.instance} holds no lease (epoch {owner.epoch})")
-        claims = [read_claim(self._codec, row, agent_id) for row in rows if row["turn_id"] is not None]
+        claims = [read_claim(self._codecs.of(agent_id), row, agent_id) for row in rows if row["turn_id"] is not None]
         if len(claims) < limit:
             claims += await self._start_waiting(agent_id, owner, limit - len(claims))
         return claims
@@ -206,14 +209,14 @@ class PostgresTurns(Part):
     async def get_turn(self, agent_id: UUID, turn_id: UUID, user: str) -> TurnRecord | None:
         """See agent_store.ports.TurnStore.get_turn."""
         rows = await self._db.run("get_turn", agent_id, turn_id, user, point="get_turn.1")
-        return read_turn(self._codec, rows[0]) if rows else None
+        return read_turn(self._codecs.of(agent_id), rows[0]) if rows else None
 
     async def load_history(
         self, session_id: UUID, agent_id: UUID, *, before_turn_seq: int, limit: int
     ) -> list[StoredMessage]:
         """See agent_store.ports.TurnStore.load_history."""
         rows = await self._db.run("load_history", agent_id, session_id, before_turn_seq, limit, point="load_history.1")
-        return [read_message(self._codec, row) for row in reversed(rows)]
+        return [read_message(self._codecs.of(agent_id), row) for row in reversed(rows)]
 
 
 def _read_accepted(turn: NewTurn, row: Row) -> Accepted:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from agent_operator.kube.port import (
     SERVICE,
     SERVICE_ACCOUNT,
     Kind,
+    NotFound,
 )
 from tests.cluster.controlplane import ControlPlane
 from tests.integration.agent_operator.harness import Api, OperatorThread, eventually, running_operator
@@ -228,15 +230,24 @@ async def test_old_config_maps_go_when_nothing_refers_to_them(
             return bool(agent.get("status", {}).get("observedGeneration") == generation)
 
         await eventually(seen)
-    in_use = {
-        volume["configMap"]["name"]
-        for body in await api.all(REPLICA_SET, namespace)
-        for volume in body["spec"]["template"]["spec"]["volumes"]
-        if "configMap" in volume
-    }
+
+    async def newest_alone() -> bool:
+        wanted = [body for body in await api.all(REPLICA_SET, namespace) if body["spec"]["replicas"]]
+        revisions = [body["spec"]["template"]["metadata"]["labels"]["abide.dev/revision"] for body in wanted]
+        return revisions == [await api.revision(namespace)]
+
+    # Only what is scaled down may go; the newest one has to serve before all others are.
+    await api.set_ready(namespace, await api.the_pod(namespace, revision=await api.revision(namespace)))
+    await eventually(newest_alone)
     for body in await api.all(REPLICA_SET, namespace):
         if body["spec"]["replicas"] == 0:
-            await api.drop(REPLICA_SET, namespace, body["metadata"]["name"])
+            with suppress(NotFound):  # the Deployment keeps two and drops the others by itself
+                await api.drop(REPLICA_SET, namespace, body["metadata"]["name"])
+
+    async def only_one_left() -> bool:
+        return len(await api.all(REPLICA_SET, namespace)) == 1
+
+    await eventually(only_one_left)
     await api.edit(AGENT, namespace, "bot", {"spec": {"systemPrompt": "The last one."}})
 
     async def few() -> bool:
@@ -246,7 +257,6 @@ async def test_old_config_maps_go_when_nothing_refers_to_them(
     await eventually(few)
     maps = {body["metadata"]["name"] for body in await api.all(CONFIG_MAP, namespace, "abide.dev/agent=bot")}
     assert f"agent-bot-{await api.revision(namespace)}" in maps
-    assert in_use
 
 
 async def test_suspend_stops_the_pods_and_keeps_everything_else(
