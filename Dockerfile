@@ -9,7 +9,7 @@ ARG BASE=debian:trixie-slim
 FROM ${BASE} AS python
 # Recommended packages and documentation are of no use in an image.
 RUN apt-get update \
- && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends ca-certificates python3 tini \
+ && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends ca-certificates python3 tini tzdata \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log \
  && groupadd --gid 65532 abide \
  && useradd --uid 65532 --gid 65532 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin abide
@@ -44,6 +44,7 @@ RUN /build/install.sh --root /added --require-hashes -r /build/requirements-imag
 FROM build AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
+COPY abide abide
 COPY agent_api agent_api
 COPY agent_store agent_store
 COPY agent_runtime agent_runtime

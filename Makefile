@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := agent_api agent_store agent_runtime agent_cli operator/agent_operator
+PACKAGES := abide agent_api agent_store agent_runtime agent_cli operator/agent_operator
 
 .PHONY: help setup check generate test test-unit test-integration test-e2e up down dev images clean
 

@@ -21,6 +21,7 @@ LABEL_REVISION: Final = f"{GROUP}/revision"
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 ANNOTATION_ADOPT_STATE: Final = f"{GROUP}/adopt-state"
 ANNOTATION_SECRETS: Final = f"{GROUP}/secrets-version"
+ANNOTATION_TOKEN_RENEWAL: Final = f"{GROUP}/token-renewal"
 ANNOTATION_REVISION_NUMBER: Final = f"{GROUP}/revision-number"
 LABEL_DEBT: Final = f"{GROUP}/debt"
 FINALIZER_ERASE: Final = f"{GROUP}/erase-state"
@@ -42,6 +43,16 @@ def api_secret_name(agent_name: str) -> str:
 def postgres_secret_name(agent_name: str) -> str:
     """Return the name of the Secret with the agent's Postgres URL (key `url`)."""
     return f"{child_name(agent_name)}-postgres"
+
+
+def reviewer_secret_name(agent_name: str) -> str:
+    """Return the name of the Secret with the token that the agent asks the API server about callers with."""
+    return f"{child_name(agent_name)}-reviewer"
+
+
+def encryption_secret_name(agent_name: str) -> str:
+    """Return the name of the Secret with the keys that wrap the agent's data keys, one per key id."""
+    return f"{child_name(agent_name)}-encryption"
 
 
 def revision_name(agent_name: str, revision: str) -> str:

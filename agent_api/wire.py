@@ -5,7 +5,7 @@ Wire names are camelCase. The paths and the meaning of each status code are in d
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,9 @@ USER_PATTERN = r"^[A-Za-z0-9._:@-]{1,128}$"
 CONTENT_MAX_LENGTH = 100_000
 IDEMPOTENCY_KEY_MAX_LENGTH = 255
 ANONYMOUS = "anonymous"
+MEMORY_CONTENT_MAX_LENGTH = 8000
+MEMORY_TAG_MAX_LENGTH = 64
+MEMORY_TAGS_MOST = 32
 USER_HEADER = "Abide-User"
 
 
@@ -57,6 +60,59 @@ class TurnError(Wire):
     message: str = Field(description="What happened, fit for the caller: no secrets, no internals.")
 
 
+class TurnUsage(Wire):
+    """What a turn used, over all its model calls."""
+
+    input_tokens: int
+    output_tokens: int
+    cost: str | None = Field(
+        default=None,
+        description="A decimal number of the currency; null where no price is known.",
+        examples=["0.00042"],
+    )
+    currency: str | None = Field(default=None, examples=["USD"])
+
+
+class StepOut(Wire):
+    """One step inside a turn that uses tools: a model answer that asked for tools, or a tool call."""
+
+    index: int = Field(description="Counts the steps of the turn from 0.")
+    kind: Literal["model", "tool"]
+    name: str = Field(description="`provider/model`, or the name of the tool.")
+    status: Literal["started", "finished", "failed"]
+    started_at: datetime
+    finished_at: datetime | None = None
+
+
+class ApprovalOut(Wire):
+    """A tool call that waits for a person."""
+
+    turn_id: UUID
+    call_id: str = Field(description="Names the call within its turn.", examples=["call-1"])
+    tool: str
+    arguments: dict[str, Any]
+    session: str
+    user: str
+    requested_at: datetime
+    expires_at: datetime = Field(description="Then `onTimeout` decides.")
+    on_timeout: Literal["Approve", "Reject"]
+
+
+class ApprovalPage(Wire):
+    """The tool calls of an agent that wait for a person, those that expire first before; at most 200."""
+
+    items: list[ApprovalOut]
+
+
+class DecisionIn(Wire):
+    """Body of POST …/turns/{turn}/approvals/{callId}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: Literal["approve", "reject"]
+    comment: str = Field(default="", max_length=2000, description="The model reads it if the call is refused.")
+
+
 class TurnOut(Wire):
     """A turn as callers see it."""
 
@@ -68,6 +124,13 @@ class TurnOut(Wire):
     attempts: int = Field(default=0, description="How often the turn was started.")
     created_at: datetime | None = None
     finished_at: datetime | None = None
+    usage: TurnUsage | None = Field(default=None, description="Given once the turn has its outcome.")
+    steps: list[StepOut] | None = Field(
+        default=None, description="What it did with tools so far. Given where one turn is read."
+    )
+    approvals: list[ApprovalOut] | None = Field(
+        default=None, description="The tool calls it waits for. Given where one turn is read."
+    )
 
 
 class Reply(Wire):
@@ -172,7 +235,8 @@ class BudgetCheck(Wire):
     """Where one budget of an agent stands today, as its pod last saw it."""
 
     scope: Literal["agent", "user"] = Field(description="The whole agent, or its users one by one.")
-    ok: bool = True
+    ok: bool = Field(default=True, description="Whether something is left; of every user that was seen today.")
+    warns: bool = Field(default=False, description="Whether warnPercent of it is used.")
     limit: str = Field(default="", description="The limit in words: 20.00 USD, 100000 tokens.")
     used_percent: int = Field(default=0, description="How much of it is used, of the user nearest to the limit.")
     resets_at: datetime | None = Field(default=None, description="When the next day of the budget begins.")
@@ -204,3 +268,166 @@ class ErrorPage(Wire):
 
     items: list[ErrorOut]
     next_cursor: str | None = None
+
+
+class MemoryType(StrEnum):
+    """What a memory is about."""
+
+    GENERAL = "general"
+    CONVERSATION = "conversation"
+    TASK_RESULT = "task_result"
+    LEARNING = "learning"
+
+
+MemoryTag = Annotated[str, Field(min_length=1, max_length=MEMORY_TAG_MAX_LENGTH, pattern=r"^[^\x00\s,]+$")]
+
+
+class MemoryIn(Wire):
+    """Body of POST …/memories: something to remember."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    content: str = Field(min_length=1, max_length=MEMORY_CONTENT_MAX_LENGTH, examples=["Prefers answers in French."])
+    type: MemoryType = MemoryType.GENERAL
+    importance: int = Field(default=5, ge=1, le=10, description="1-3 low, 4-6 medium, 7-9 high, 10 critical.")
+    tags: list[MemoryTag] = Field(default_factory=list, max_length=MEMORY_TAGS_MOST, description="Words to find it by.")
+    shared: bool = Field(default=False, description="Known to all users of the agent; needs the right to operate.")
+
+
+class MemoryPatch(Wire):
+    """Body of PATCH …/memories/{id}: what shall change; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    content: str | None = Field(default=None, min_length=1, max_length=MEMORY_CONTENT_MAX_LENGTH)
+    type: MemoryType | None = None
+    importance: int | None = Field(default=None, ge=1, le=10)
+    tags: list[MemoryTag] | None = Field(default=None, max_length=MEMORY_TAGS_MOST)
+
+
+class MemoryOut(Wire):
+    """One memory. `user` is null for those that all users of the agent share."""
+
+    id: UUID
+    content: str
+    type: MemoryType
+    importance: int
+    tags: list[str]
+    user: str | None
+    created_at: datetime
+    updated_at: datetime
+    recalled_at: datetime | None = Field(default=None, description="When it was last given to a model.")
+    score: float | None = Field(default=None, description="How well it fits a recall, within one answer.")
+
+
+class MemoryPage(Wire):
+    """One page of memories, the newest change first."""
+
+    items: list[MemoryOut]
+    next_cursor: str | None = None
+
+
+class RecallIn(Wire):
+    """Body of POST …/memories/recall: what to look for. Without a query, importance and recency decide."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: str = Field(default="", max_length=MEMORY_CONTENT_MAX_LENGTH, examples=["Which language does she like?"])
+    type: MemoryType | None = None
+    tags: list[MemoryTag] = Field(default_factory=list, max_length=MEMORY_TAGS_MOST, description="It has all of them.")
+    least_importance: int = Field(default=1, ge=1, le=10)
+    limit: int = Field(default=5, ge=1, le=50)
+
+
+class Recalled(Wire):
+    """Answer to a recall: the memories that fit best, best first."""
+
+    items: list[MemoryOut]
+
+
+class DataKeyOut(Wire):
+    """A data key of an agent. The key itself is never shown."""
+
+    id: str
+    created_at: datetime
+    wrapping_key: str = Field(description="The key of the Secret, or the file, that it is wrapped with.")
+    current: bool = Field(description="Whether new content is encrypted with it.")
+
+
+class KeysOut(Wire):
+    """The data keys of an agent, old to new."""
+
+    encrypts: bool = Field(description="Whether new content is encrypted.")
+    items: list[DataKeyOut]
+
+
+class KeyPassIn(Wire):
+    """Body of POST …/keys/reencryption."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: str | None = Field(default=None, max_length=512, description="`cursor` of the answer before; null: begin.")
+    dry_run: bool = Field(default=False, strict=True, description="Count only.")
+
+
+class KeyCount(Wire):
+    """How many rows with content were found under a key; null: not encrypted."""
+
+    key: str | None
+    rows: int
+
+
+class KeyPassOut(Wire):
+    """What one part of a pass over an agent's content found and did."""
+
+    cursor: str | None = Field(description="Where the next part begins; null: all was looked at.")
+    rows: list[KeyCount] = Field(description="Rows by the key they were found under.")
+    rewritten: int = Field(description="Rows that were encrypted anew.")
+    unreadable: int = Field(description="Rows that do not decrypt: they were changed or moved, and stay as they are.")
+
+
+class FeedbackIn(Wire):
+    """Body of PUT …/turns/{turn}/feedback."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    score: Literal[-1, 0, 1] = Field(description="Bad, neither, good.", examples=[1])
+    text: str = Field(default="", max_length=4000, description="What the user says about it.", examples=["Thank you!"])
+
+
+class FeedbackOut(Wire):
+    """What a user thought of a turn."""
+
+    turn_id: UUID
+    score: int
+    text: str
+    revision: str = Field(description="Revision of the Agent that accepted the turn.")
+    at: datetime
+
+
+class UserErased(Wire):
+    """What was erased of a user."""
+
+    sessions: int = Field(description="Sessions, each with its turns, messages, state and feedback.")
+    memories: int
+
+
+class MetricIn(Wire):
+    """Body of POST …/metrics: a sample of the caller's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:-]+$", examples=["orders_found"])
+    value: float = Field(strict=True, allow_inf_nan=False, examples=[3])
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Further facts; no secrets.")
+
+
+class ErrorIn(Wire):
+    """Body of POST …/errors: an error of the caller's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:-]+$", examples=["OrderSystemDown"])
+    message: str = Field(min_length=1, max_length=2000, description="What happened; secrets are blanked.")
+    trace: str = Field(default="", max_length=20_000)
+    context: dict[str, Any] = Field(default_factory=dict, description="Further facts; no secrets.")

@@ -12,7 +12,8 @@ from typing import Annotated, Final
 
 import typer
 
-from agent_cli.commands import COMPLETE_VARIABLE, local, operate, state
+from agent_cli.commands import COMPLETE_VARIABLE, keys, local, operate, state, user
+from agent_cli.conformance.command import conformance
 from agent_cli.errors import CliError, HungError, UsageError
 
 INTERRUPTED: Final = 130
@@ -58,8 +59,11 @@ for _panel, _commands in (
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
 app.add_typer(state.app, name="state", rich_help_panel=TALK)
+app.add_typer(keys.app, name="keys", rich_help_panel=OPERATE)
+app.add_typer(user.app, name="user", rich_help_panel=OPERATE)
 if importlib.util.find_spec("agent_cli.load") and importlib.util.find_spec("agent_cli.load.command"):
     app.command(rich_help_panel=OPERATE)(importlib.import_module("agent_cli.load.command").load)
+app.command(rich_help_panel=TOOLS)(conformance)
 
 
 def command_name(argv0: str) -> str:

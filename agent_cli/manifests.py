@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from agent_api.labels import API_VERSION, KIND
 from agent_api.manifest import DataDocument, Documents, ManifestError, load_documents
 from agent_api.problems import explain
+from agent_api.references import env_secret_refs, mounted_secret_refs
 from agent_api.v1alpha1 import Agent, KeyRef
 from agent_cli.errors import UsageError
 
@@ -189,6 +190,8 @@ def _needs(agent: Agent, documents: Documents) -> str:
         for kind, ref, found in refs
         if _find(found, namespace, ref) is None
     ]
+    if keys := agent.spec.state.encryption.keys_secret_ref:
+        missing.append(f"Secret {namespace}/{keys.name} with encryption keys")
     missing += [
         f"Secret {namespace}/{secret.name} to pull the image" for secret in agent.spec.runtime.image_pull_secrets
     ]
@@ -197,20 +200,12 @@ def _needs(agent: Agent, documents: Documents) -> str:
 
 def secret_refs(agent: Agent) -> list[tuple[str, KeyRef]]:
     """Return every key of a Secret the agent refers to, with the path of the field."""
-    return [
-        (f"spec.models[{index}].apiKeySecretRef", model.api_key_secret_ref)
-        for index, model in enumerate(agent.spec.models)
-        if model.api_key_secret_ref is not None
-    ]
+    return mounted_secret_refs(agent)
 
 
 def env_refs(agent: Agent) -> list[tuple[str, KeyRef]]:
     """Return every key of a Secret that the pod's environment takes, with the path of the field."""
-    return [
-        (f"spec.runtime.env[{index}].valueFrom.secretKeyRef", variable.value_from.secret_key_ref)
-        for index, variable in enumerate(agent.spec.runtime.env)
-        if variable.value_from is not None
-    ]
+    return env_secret_refs(agent)
 
 
 def write_secrets(secrets: Secrets, folder: Path) -> None:

@@ -22,7 +22,7 @@ from agent_runtime.web.protocol import bounded_protocol
 from agent_store.failpoints import Failpoints
 from agent_store.ports import Store
 from agent_store.postgres.store import PostgresStore
-from agent_store.settings import StoreSettings
+from agent_store.settings import NO_KEYS, KeySettings, StoreSettings
 
 _LOG = logs.get_logger("server")
 CLOSE_TIMEOUT: Final = 3.0
@@ -38,7 +38,15 @@ def build_store(settings: RuntimeSettings) -> Store:
         {"ABIDE_FAILPOINTS": settings.failpoints, "ABIDE_FAILPOINTS_TRACE": settings.failpoints_trace}
     )
     pool = StoreSettings(application_name="abide-runtime", max_connections=settings.postgres_connections)
-    return PostgresStore(settings.postgres_url, pool, failpoints=failpoints)
+    return PostgresStore(settings.postgres_url, pool, failpoints=failpoints, keys=_key_settings(settings))
+
+
+def _key_settings(settings: RuntimeSettings) -> KeySettings:
+    folder = settings.encryption_keys_dir
+    if folder is None:
+        return NO_KEYS
+    off = [agent for agent in settings.load_agents() if not agent.spec.state.encryption.enabled]
+    return KeySettings(folder, settings.encryption_source, frozenset(settings.id_of(agent) for agent in off))
 
 
 def create_app(settings: RuntimeSettings, *, store: Store | None = None) -> FastAPI:

@@ -28,7 +28,9 @@ def heartbeat_details(context: RuntimeContext, engine: AgentEngine, started_at: 
 
     Shape: {version, revision, instance, epoch, startedAt, ready, draining, runningTurns, sessions: {active},
     model: {configured, answering}, checks: [{name, ok, reason, message}],
-    models: [{name, model, ok, reason, message, since, checkedAt}]}.
+    models: [{name, model, ok, reason, message, since, checkedAt}],
+    tools: [{name, type, ok, reason, message, since, tools}],
+    budgets: [{scope, ok, warns, limit, usedPercent, resetsAt}]}.
     """
     statistics = engine.statistics()
     checks = context.checks()
@@ -45,6 +47,8 @@ def heartbeat_details(context: RuntimeContext, engine: AgentEngine, started_at: 
         "model": {"configured": engine.spec.models[0].display, "answering": engine.telemetry.answering},
         "checks": [check.model_dump() for check in checks],
         "models": [check.model_dump(mode="json", by_alias=True) for check in engine.models.checks()],
+        "budgets": [check.model_dump(mode="json", by_alias=True) for check in engine.budget_checks()],
+        "tools": [check.model_dump(mode="json", by_alias=True) for check in engine.tools.checks()],
     }
 
 
@@ -77,7 +81,7 @@ class Beater:
                 await self._context.store.beat(engine.agent.id, self._context.settings.pod_name, dict(details))
 
     def _note_broken_models(self, engine: AgentEngine) -> None:
-        """Leave an error row for each model that broke since the last time: a check may find it before any user."""
+        """Leave an error row for each model or tool that broke since the last time, which may be before any user."""
         before = {one for one in self._broken if one[0] is engine}
         now = set()
         for check in engine.models.checks():
@@ -85,6 +89,11 @@ class Beater:
                 now.add((engine, check.name, check.reason))
                 if (engine, check.name, check.reason) not in before:
                     engine.telemetry.model_broken(check.model, check.reason, check.message)
+        for tool in engine.tools.checks():
+            if tool.ok is False:
+                now.add((engine, f"tool/{tool.name}", tool.reason))
+                if (engine, f"tool/{tool.name}", tool.reason) not in before:
+                    engine.telemetry.tool_broken(tool.name, tool.reason, tool.message)
         self._broken = (self._broken - before) | now
 
     async def flush_for_ever(self, pulse: Pulse) -> None:

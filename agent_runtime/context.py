@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from agent_api.wire import CheckResult, HealthOut, ModelCheck
+from agent_api.wire import CheckResult, HealthOut, ModelCheck, ToolCheck
 from agent_runtime import health
-from agent_runtime.auth import KeyRing
+from agent_runtime.access.gate import Gate
 from agent_runtime.clock import Clock
 from agent_runtime.errors import NotFound, Overloaded
 from agent_runtime.health import AgentHealth
+from agent_runtime.hooks.extras import Extras
 from agent_runtime.llm.catalog import ModelPool
 from agent_runtime.loop.engine import AgentEngine
 from agent_runtime.settings import RuntimeSettings
@@ -18,6 +19,7 @@ from agent_runtime.supervisor import Supervisor
 from agent_runtime.telemetry.metrics import ProcessGauges, RuntimeMetrics
 from agent_runtime.telemetry.recorder import Recorder
 from agent_runtime.telemetry.scrub import Scrubber
+from agent_runtime.tools.catalog import AgentTools
 from agent_store.ports import Instrumented, Store
 
 
@@ -50,13 +52,15 @@ class RuntimeContext:
     supervisor: Supervisor
     store: Store
     engines: Mapping[tuple[str, str], AgentEngine]
-    keys: KeyRing
+    gate: Gate
     scrubber: Scrubber
     metrics: RuntimeMetrics
     recorder: Recorder
     models: ModelPool
+    tools: Mapping[tuple[str, str], AgentTools]
+    extras: Mapping[tuple[str, str], Extras]
     models_changed: asyncio.Event
-    """Set when what is known of a model changed; whoever tells of it clears it."""
+    """Set when what is known of a model or a tool changed; whoever tells of it clears it."""
     waiters: Turnstile = field(default_factory=lambda: Turnstile(4096))
 
     def engine(self, namespace: str, name: str) -> AgentEngine:
@@ -73,7 +77,9 @@ class RuntimeContext:
     def readiness(self) -> HealthOut:
         """Return what /readyz says."""
         models = [check for engine in self.engines.values() for check in engine.models.checks()]
-        return self._health(self.checks(), models)
+        tools = [check for engine in self.engines.values() for check in engine.tools.checks()]
+        budgets = [check for engine in self.engines.values() for check in engine.budget_checks()]
+        return self._health(self.checks(), models, tools).model_copy(update={"budgets": budgets})
 
     def checks(self) -> list[CheckResult]:
         """Return the checks of readiness."""
@@ -81,7 +87,8 @@ class RuntimeContext:
             AgentHealth(engine.agent.name, engine.store_contact(), engine.lease_held, engine.draining)
             for engine in self.engines.values()
         ]
-        return health.readiness(self.supervisor.stuck(), agents)
+        own = [check for extras in self.extras.values() for check in extras.checks()]
+        return [*health.readiness(self.supervisor.stuck(), agents), *own]
 
     def refresh_gauges(self) -> None:
         """Bring the gauges of all agents to what is true now; called before a scrape."""
@@ -92,6 +99,9 @@ class RuntimeContext:
             engine.telemetry.running(statistics.running)
             engine.telemetry.sessions(statistics.sessions)
             engine.telemetry.models(engine.models.checks())
+            engine.telemetry.models_left_alone(engine.models.left_alone())
+            engine.telemetry.tools(engine.tools.checks())
+            engine.telemetry.budgets(engine.budget_checks())
 
     def gauges(self) -> ProcessGauges:
         """Return what metrics show of the process itself."""
@@ -104,11 +114,14 @@ class RuntimeContext:
             dropped_errors=self.recorder.dropped_errors,
         )
 
-    def _health(self, checks: list[CheckResult], models: Sequence[ModelCheck] = ()) -> HealthOut:
+    def _health(
+        self, checks: list[CheckResult], models: Sequence[ModelCheck] = (), tools: Sequence[ToolCheck] = ()
+    ) -> HealthOut:
         return HealthOut(
             ok=health.is_ok(checks),
             version=self.version,
             revision=self.settings.revision,
             checks=checks,
             models=list(models),
+            tools=list(tools),
         )

@@ -35,8 +35,8 @@ class NotReady(Waiting):
         self.reason = reason
 
 
-class RunsElsewhere(Waiting):
-    """Another process runs the turn, so this one cannot cancel it."""
+class SessionBusy(Waiting):
+    """Another message of the session is being answered, and `session.whenBusy` is Reject; nothing was stored."""
 
 
 class Stalled(AgentRuntimeError):  # noqa: N818
@@ -61,6 +61,18 @@ class InvalidState(Stalled):
     def __init__(self, problems: list[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{field}: {message}" for field, message in problems))
         self.problems = problems
+
+
+class InvalidContent(Stalled):
+    """A message that does not fit spec.input.schema; `problems` has one (field, message) per mistake."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{field}: {message}" for field, message in problems))
+        self.problems = problems
+
+
+class NotWaiting(Stalled):
+    """A tool call does not wait for a decision any more: it has one, its time is over, or its turn was cancelled."""
 
 
 class NotFound(Stalled):

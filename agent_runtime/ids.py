@@ -15,6 +15,11 @@ def new_turn_id(now: datetime) -> UUID:
     return UUID(int=value)
 
 
+def accepted_at(turn_id: UUID) -> float:
+    """Return the moment in the id of new_turn_id(), in seconds since 1970."""
+    return (turn_id.int >> 80) / 1000
+
+
 def default_agent_id(namespace: str, name: str) -> UUID:
     """Return the id of an agent that was not given one: the same for the same name, everywhere."""
     return uuid5(NAMESPACE_URL, f"abide.dev/{namespace}/{name}")

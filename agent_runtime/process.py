@@ -5,28 +5,32 @@ logged: refuse new work → let turns finish → cancel the rest → save, relea
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
+from uuid import UUID
 
 from agent_api.v1alpha1 import Agent
 from agent_api.version import VERSION
+from agent_runtime.access.gate import Gate, build_access
 from agent_runtime.auth import KeyRing
 from agent_runtime.beat import Beater
 from agent_runtime.clock import Clock, SystemClock
 from agent_runtime.context import RuntimeContext, Turnstile
+from agent_runtime.hooks.code import load_class
+from agent_runtime.hooks.extras import Extras, build_extras
 from agent_runtime.llm.catalog import ModelPool
 from agent_runtime.llm.port import ModelError
 from agent_runtime.loop.engine import AgentEngine, Collaborators
 from agent_runtime.loop.keeper import wait_event
-from agent_runtime.settings import RuntimeSettings
+from agent_runtime.settings import AuthMode, RuntimeSettings
 from agent_runtime.supervisor import Pulse, Supervisor
 from agent_runtime.telemetry.agent import AgentName, AgentTelemetry
 from agent_runtime.telemetry.logs import get_logger
 from agent_runtime.telemetry.metrics import RuntimeMetrics
 from agent_runtime.telemetry.recorder import Recorder
 from agent_runtime.telemetry.scrub import Scrubber, url_secrets
-from agent_runtime.tools.none import NoTools
+from agent_runtime.tools.catalog import AgentTools, build_tools
 from agent_store.ports import Instrumented, Store
 
 _LOG = get_logger("process")
@@ -48,6 +52,8 @@ class Runtime:
         """Start all loops; returns at once, readiness follows when Postgres answers."""
         for engine in self.context.engines.values():
             engine.start()
+        for extras in self.context.extras.values():
+            extras.start(self.context.supervisor)
         self.context.supervisor.start_loop("heartbeat", self._beater.beat_for_ever)
         self.context.supervisor.start_loop("telemetry", self._beater.flush_for_ever)
         self.context.supervisor.start_loop("lag", self._measure_lag)
@@ -55,6 +61,8 @@ class Runtime:
             self.context.supervisor.start_loop(f"models-{number}", access.watch)
         if self.context.models.accesses:
             self.context.supervisor.spawn(self._begin_models(), name="begin-models")
+        if any(tools.toolsets for tools in self.context.tools.values()):
+            self.context.supervisor.spawn(self._begin_tools(), name="begin-tools")
 
     async def _begin_models(self) -> None:
         """Check models and load their libraries as soon as the process is ready, which must not wait for either."""
@@ -63,6 +71,13 @@ class Runtime:
             await self.context.models.begin()
         except ModelError as error:
             _LOG.error("library_missing", message=error.message)
+
+    async def _begin_tools(self) -> None:
+        """Look for tools once the process is ready; a turn that comes earlier waits shortly for what is found."""
+        await self.wait_ready()
+        for (namespace, name), tools in self.context.tools.items():
+            for toolset in tools.toolsets:
+                self.context.supervisor.start_loop(f"tool:{namespace}/{name}/{toolset.name}", toolset.watch)
 
     async def _measure_lag(self, pulse: Pulse) -> None:
         clock, lag = self.context.clock, self.context.metrics.lag
@@ -108,6 +123,7 @@ class Runtime:
         for engine in engines:
             engine.hub.close()
         await asyncio.gather(*(engine.stop(save_timeout=SAVE_TIMEOUT) for engine in engines))
+        await asyncio.gather(*(extras.end() for extras in self.context.extras.values()))
         await self.context.supervisor.stop_loops()
         with suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_TIMEOUT):
@@ -115,14 +131,22 @@ class Runtime:
         await self.context.supervisor.stop_tasks()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self.context.gate.aclose()
                 await self.context.models.aclose()
+                for extras in self.context.extras.values():
+                    await extras.aclose()
+                for tools in self.context.tools.values():
+                    await tools.aclose()
                 await self.context.store.aclose()
         _LOG.info("stopped")
 
 
 def build_scrubber(settings: RuntimeSettings, clock: Clock) -> Scrubber:
     """Return the scrubber that knows every secret of this process."""
-    return Scrubber(clock, (settings.api_keys_dir, settings.secrets_dir), values=url_secrets(settings.postgres_url))
+    folders = [settings.api_keys_dir, settings.secrets_dir, settings.kubernetes_dir]
+    if settings.encryption_keys_dir is not None:
+        folders.append(settings.encryption_keys_dir)
+    return Scrubber(clock, folders, values=url_secrets(settings.postgres_url))
 
 
 def build_runtime(
@@ -141,9 +165,31 @@ def build_runtime(
     supervisor = Supervisor(clock, first.broke)
     models_changed = asyncio.Event()
     pool = ModelPool(settings.secrets_dir, clock, models_changed.set)
+    extras = _extras(agents, settings, store, clock, telemetries, recorder)
+    tools = {
+        (agent.metadata.namespace, agent.metadata.name): build_tools(
+            agent.spec.tools,
+            settings.secrets_dir,
+            clock,
+            telemetries[settings.id_of(agent)],
+            models_changed.set,
+            memory=extras[agent.metadata.namespace, agent.metadata.name].memories,
+            extra=extras[agent.metadata.namespace, agent.metadata.name].toolsets,
+        )
+        for agent in agents
+    }
     engines = {
         (agent.metadata.namespace, agent.metadata.name): _engine(
-            agent, settings, store, clock, supervisor, telemetries[settings.id_of(agent)], pool
+            agent,
+            settings,
+            store,
+            clock,
+            supervisor,
+            telemetries[settings.id_of(agent)],
+            pool,
+            tools[agent.metadata.namespace, agent.metadata.name],
+            extras[agent.metadata.namespace, agent.metadata.name],
+            models_changed.set,
         )
         for agent in agents
     }
@@ -154,16 +200,50 @@ def build_runtime(
         supervisor=supervisor,
         store=store,
         engines=engines,
-        keys=KeyRing(settings.api_keys_dir, clock),
+        gate=_gate(agents, settings, clock),
         scrubber=scrubber,
         metrics=metrics,
         recorder=recorder,
         models=pool,
+        tools=tools,
+        extras=extras,
         models_changed=models_changed,
         waiters=Turnstile(settings.bounds.waiters),
     )
     metrics.sample(context.gauges)
     return Runtime(context, Beater(context))
+
+
+def _extras(
+    agents: Sequence[Agent],
+    settings: RuntimeSettings,
+    store: Store,
+    clock: Clock,
+    telemetries: Mapping[UUID, AgentTelemetry],
+    recorder: Recorder,
+) -> dict[tuple[str, str], Extras]:
+    kind = load_class(settings.agent_class) if settings.agent_class else None
+    return {
+        (agent.metadata.namespace, agent.metadata.name): build_extras(
+            agent, settings.id_of(agent), settings, store, clock, telemetries[settings.id_of(agent)], recorder, kind
+        )
+        for agent in agents
+    }
+
+
+def _gate(agents: Sequence[Agent], settings: RuntimeSettings, clock: Clock) -> Gate:
+    ways = {
+        (agent.metadata.namespace, agent.metadata.name): build_access(
+            agent,
+            settings.secrets_dir,
+            settings.kubernetes_url,
+            settings.kubernetes_dir,
+            clock,
+            anybody=settings.auth is AuthMode.NONE,
+        )
+        for agent in agents
+    }
+    return Gate(KeyRing(settings.api_keys_dir, clock), ways)
 
 
 def _only(agents: Sequence[Agent]) -> tuple[str, str]:
@@ -179,7 +259,12 @@ def _telemetry(
     agent: Agent, settings: RuntimeSettings, metrics: RuntimeMetrics, recorder: Recorder, clock: Clock
 ) -> AgentTelemetry:
     models = tuple(model.display for model in agent.spec.models)
-    return AgentTelemetry(_name(agent, settings), metrics, recorder, clock, models)
+    tools = tuple(tool.name for tool in agent.spec.tools)
+    telemetry = AgentTelemetry(_name(agent, settings), metrics, recorder, clock, models, tools)
+    for model in agent.spec.models:
+        if model.price is not None:
+            telemetry.priced(model.display, model.price.currency)
+    return telemetry
 
 
 def _engine(
@@ -190,14 +275,20 @@ def _engine(
     supervisor: Supervisor,
     telemetry: AgentTelemetry,
     pool: ModelPool,
+    tools: AgentTools,
+    extras: Extras,
+    changed: Callable[[], None],
 ) -> AgentEngine:
     parts = Collaborators(
         store=store,
         models=pool.agent(agent.spec.models),
-        tools=NoTools(),
+        tools=tools,
         clock=clock,
         supervisor=supervisor,
         telemetry=telemetry,
+        hooks=extras.hooks,
+        memories=extras.memories,
+        changed=changed,
     )
     return AgentEngine(
         _name(agent, settings),

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -11,10 +12,12 @@ from agent_runtime.errors import InvalidState
 from agent_runtime.sessions import CachedSession, SessionCache
 from agent_runtime.telemetry.agent import AgentTelemetry
 from agent_runtime.telemetry.logs import get_logger
-from agent_store.errors import SessionGone, StoreError
+from agent_store.errors import SessionGone, StateChanged, StoreError
 from agent_store.ports import SessionStore
 
 _LOG = get_logger("saver")
+SUMMARY_RACES: Final = 5
+"""How often a summary is written again that met another save of the session."""
 SAVES_AT_ONCE: Final = 4
 """The pool has few connections and turns need them too."""
 
@@ -79,15 +82,7 @@ class StateSaver:
         turns, owed = session.unsaved_turns, session.save_due
         session.save_due = False  # a turn that ends meanwhile may set it again
         try:
-            stored = await self._store.load_state(self._agent_id, session.session_id)
-            before = state.decode(stored.document) if stored is not None else state.SessionDocument()
-            document = state.SessionDocument(
-                turn_seq=session.turn_seq,
-                accepted_messages=session.accepted_messages,
-                variables=before.variables,
-                summary=before.summary,
-            )
-            await self._store.save_state(self._agent_id, session.session_id, state.encode(document))
+            await self._write(session)
         except InvalidState as error:
             # Written by a newer version: theirs to keep.
             self._telemetry.error("InvalidState", str(error), session=session.session_id)
@@ -104,3 +99,50 @@ class StateSaver:
             done.set()
         session.unsaved_turns -= turns
         return True
+
+    async def _write(self, session: CachedSession) -> None:
+        """Write the snapshot. Its variables and summary are others' and stay as they are in the store.
+
+        One statement where this process wrote the newest snapshot and there were none; else they are read first, which
+        is also how a session begins that was saved before it came into this process's memory.
+        """
+        cursor = state.SessionDocument(turn_seq=session.turn_seq, accepted_messages=session.accepted_messages)
+        if session.plain_version is not None:
+            try:
+                saved = await self._store.save_state(
+                    self._agent_id, session.session_id, state.encode(cursor), expected=session.plain_version
+                )
+                session.plain_version = saved.version
+                return
+            except StateChanged:
+                session.plain_version = None
+        stored = await self._store.load_state(self._agent_id, session.session_id)
+        before = state.decode(stored.document) if stored is not None else state.SessionDocument()
+        document = replace(cursor, variables=before.variables, summary=before.summary, summary_seq=before.summary_seq)
+        # Somebody who writes in between keeps what they wrote: the save is owed then.
+        version = stored.version if stored is not None else 0
+        saved = await self._store.save_state(
+            self._agent_id, session.session_id, state.encode(document), expected=version
+        )
+        session.plain_version = None if document.variables or document.summary is not None else saved.version
+
+    async def save_summary(self, session_id: UUID, summary: str, summary_seq: int) -> bool:
+        """Write a summary into the session's state, which keeps the rest; False if a later one is there already.
+
+        The session is read from the store before its next turn. Raises StoreError, SessionGone, InvalidState.
+        """
+        for _ in range(SUMMARY_RACES):
+            stored = await self._store.load_state(self._agent_id, session_id)
+            before = state.decode(stored.document) if stored is not None else state.SessionDocument()
+            if before.summary is not None and before.summary_seq >= summary_seq:
+                return False
+            document = state.encode(replace(before, summary=summary, summary_seq=summary_seq))
+            try:
+                await self._store.save_state(
+                    self._agent_id, session_id, document, expected=stored.version if stored is not None else 0
+                )
+            except StateChanged:
+                continue
+            self._cache.reload(session_id)
+            return True
+        return False

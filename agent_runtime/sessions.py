@@ -7,14 +7,28 @@ a turn another process ran, has it rebuilt from the stored messages. Losing an e
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from sys import getsizeof
+from typing import Final
 from uuid import UUID
 
 from agent_runtime.llm.port import ChatMessage
 
+REST_SECONDS: Final = 60.0
+REST_BYTES: Final = 3000
+"""Of the 4 kB that an idle session may take, the rest is for the session itself; a larger one costs its next turn one
+read."""
+MESSAGE_BYTES: Final = 80
+"""What a message takes besides its text."""
+
 
 @dataclass(slots=True)
 class CachedSession:
-    """One session. `unsaved_turns` counts turns since the last snapshot."""
+    """One session. `unsaved_turns` counts turns since the last snapshot.
+
+    `plain_version` is the version of the snapshot this process wrote last (0: none was there, as far as it knows), if
+    it holds nothing but the cursor; None: it has to be read before it is written. `summary` stands for what came before
+    the messages, of which `uncovered` were added since. A `stale` session is read from the store before its next turn.
+    """
 
     session_id: UUID
     turn_seq: int
@@ -24,6 +38,10 @@ class CachedSession:
     used_at: float
     unsaved_turns: int = 0
     save_due: bool = False
+    plain_version: int | None = 0
+    summary: str | None = None
+    uncovered: int = 0
+    stale: bool = False
 
 
 class SessionCache:
@@ -36,6 +54,7 @@ class SessionCache:
         self._idle_seconds = idle_seconds
         self._sessions: OrderedDict[UUID, CachedSession] = OrderedDict()
         self._chars = 0
+        self._rested_until = float("-inf")
 
     def __len__(self) -> int:
         """Return how many sessions are in memory."""
@@ -51,9 +70,14 @@ class SessionCache:
         if turn_seq == 1:
             return ()
         session = self._sessions.get(session_id)
-        if session is None or session.turn_seq != turn_seq - 1:
+        if session is None or session.stale or session.turn_seq != turn_seq - 1:
             return None
         return session.messages
+
+    def summary_of(self, session_id: UUID) -> str | None:
+        """Return what stands for the history before messages_before(), if anything does."""
+        session = self._sessions.get(session_id)
+        return None if session is None else session.summary
 
     def put(
         self,
@@ -64,8 +88,13 @@ class SessionCache:
         history: tuple[ChatMessage, ...],
         added: Sequence[ChatMessage],
         now: float,
+        summary: str | None = None,
+        fresh: bool = False,
     ) -> CachedSession:
-        """Remember a session after a turn that added messages to its history, and return it."""
+        """Remember a session after a turn that added messages to its history, and return it.
+
+        `fresh`: history and summary were read from the store for this turn.
+        """
         session = self._sessions.get(session_id)
         if session is None:
             session = self._sessions[session_id] = CachedSession(session_id, 0, 0, (), 0, now)
@@ -78,12 +107,38 @@ class SessionCache:
         session.turn_seq, session.accepted_messages = turn_seq, accepted_messages
         session.messages, session.chars, session.used_at = messages[surplus:], chars, now
         session.unsaved_turns += 1
+        if fresh:
+            session.stale, session.uncovered = False, len(history)
+        session.summary = summary
+        session.uncovered += len(added)
         self._sessions.move_to_end(session_id)
         return session
 
     def find(self, session_id: UUID) -> CachedSession | None:
         """Return the session if it is in memory."""
         return self._sessions.get(session_id)
+
+    def reload(self, session_id: UUID) -> None:
+        """Have the session read from the store before its next turn, since its summary changed there."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            session.stale, session.plain_version = True, None
+            self._shed(session)
+
+    def rest(self, now: float) -> None:
+        """Let sessions that were quiet for REST_SECONDS keep REST_BYTES at most: larger ones drop their messages."""
+        until = now - REST_SECONDS
+        for session in reversed(self._sessions.values()):
+            if session.used_at <= self._rested_until:
+                break  # it and all before it rest already
+            if session.used_at <= until and size_of(session) > REST_BYTES:
+                session.stale = True
+                self._shed(session)
+        self._rested_until = until
+
+    def _shed(self, session: CachedSession) -> None:
+        self._chars -= session.chars
+        session.messages, session.chars, session.summary = (), 0, None
 
     def forget(self, session_id: UUID) -> None:
         """Drop a session that was deleted, with everything unsaved."""
@@ -110,6 +165,13 @@ class SessionCache:
     def due(self) -> list[CachedSession]:
         """Return the sessions whose automatic save failed and is owed."""
         return [session for session in self._sessions.values() if session.save_due]
+
+
+def size_of(session: CachedSession) -> int:
+    """Return about how many bytes of memory a session's messages and summary take."""
+    texts = [session.summary or "", *(message.content for message in session.messages)]
+    calls = (getsizeof(str(call.arguments)) for message in session.messages for call in message.tool_calls)
+    return sum(map(getsizeof, texts)) + sum(calls) + MESSAGE_BYTES * len(session.messages)
 
 
 def count_chars(messages: Sequence[ChatMessage]) -> int:

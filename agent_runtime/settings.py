@@ -12,6 +12,11 @@
 | ABIDE_API_KEYS_DIR | /etc/abide/api-keys | each file holds one valid key; read again when it changes |
 | ABIDE_AUTH | key | `key`, or `none` for development only |
 | ABIDE_SECRETS_DIR | /etc/abide/secrets | files `<secret>/<key>` of the model providers |
+| ABIDE_KUBERNETES_URL | (the cluster's own) | API server that reviews tokens, for spec.access.kubernetes |
+| ABIDE_KUBERNETES_DIR | /etc/abide/kubernetes | files `token` and `ca.crt` to ask it with |
+| ABIDE_ENCRYPTION_KEYS_DIR | (empty) | files with the keys that wrap data keys; empty: content is stored plainly |
+| ABIDE_ENCRYPTION_SOURCE | (the folder) | how errors call that folder, for example `Secret shop/keys` |
+| ABIDE_AGENT_CLASS | (empty) | own code, as `module:Class`: a subclass of abide.Agent on PYTHONPATH |
 | ABIDE_HOST | 0.0.0.0 | address to listen on |
 | ABIDE_PORT | 8080 | port to listen on; 0 takes a free one |
 | ABIDE_LOG_FORMAT | json | `json` on stdout or `console` on stderr |
@@ -43,6 +48,9 @@ from agent_runtime.ids import default_agent_id
 LEASE_TTL: Final = 8.0
 RENEW_INTERVAL: Final = 2.0
 """Three renewals may fail before the lease (8 s) is gone; takeover after a kill stays within 8 s + one sweep."""
+
+
+KUBERNETES_URL: Final = "https://kubernetes.default.svc"
 
 
 class AuthMode(StrEnum):
@@ -81,6 +89,11 @@ class RuntimeSettings:
     api_keys_dir: Path = Path("/etc/abide/api-keys")
     auth: AuthMode = AuthMode.KEY
     secrets_dir: Path = Path("/etc/abide/secrets")
+    kubernetes_url: str = KUBERNETES_URL
+    kubernetes_dir: Path = Path("/etc/abide/kubernetes")
+    encryption_keys_dir: Path | None = None
+    encryption_source: str = ""
+    agent_class: str = ""
     host: str = "0.0.0.0"  # noqa: S104 - a pod is reached through its own address
     port: int = 8080
     log_format: str = "json"
@@ -137,6 +150,11 @@ class _Reader:
             api_keys_dir=Path(self._text("ABIDE_API_KEYS_DIR", "/etc/abide/api-keys")),
             auth=AuthMode(self._choice("ABIDE_AUTH", "key", ("key", "none"))),
             secrets_dir=Path(self._text("ABIDE_SECRETS_DIR", "/etc/abide/secrets")),
+            kubernetes_url=self._kubernetes_url(),
+            kubernetes_dir=Path(self._text("ABIDE_KUBERNETES_DIR", "/etc/abide/kubernetes")),
+            encryption_keys_dir=Path(text) if (text := self._text("ABIDE_ENCRYPTION_KEYS_DIR", "")) else None,
+            encryption_source=self._text("ABIDE_ENCRYPTION_SOURCE", ""),
+            agent_class=self._text("ABIDE_AGENT_CLASS", ""),
             host=self._text("ABIDE_HOST", "0.0.0.0"),  # noqa: S104
             port=self._number("ABIDE_PORT", 8080, 0, 65_535),
             log_format=self._choice("ABIDE_LOG_FORMAT", "json", ("json", "console")),
@@ -160,6 +178,14 @@ class _Reader:
         elif urlsplit(url).scheme not in ("postgresql", "postgres"):
             self._problems.append("ABIDE_POSTGRES_URL does not start with postgresql://")
         return url
+
+    def _kubernetes_url(self) -> str:
+        url = self._text("ABIDE_KUBERNETES_URL", "")
+        if url:
+            return url
+        # What Kubernetes tells every container; without it (tests, other ways to run) the name says the same.
+        host, port = self._text("KUBERNETES_SERVICE_HOST", ""), self._text("KUBERNETES_SERVICE_PORT", "443")
+        return f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else KUBERNETES_URL
 
     def _number(self, name: str, default: int, low: int, high: int) -> int:
         text = self._text(name, str(default))

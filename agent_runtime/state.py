@@ -12,7 +12,8 @@ from typing import Any, Final
 from agent_runtime.errors import InvalidState
 
 FORMAT: Final = "abide.dev/session-state"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+CURSOR: Final = ("turnSeq", "acceptedMessages", "summarySeq")
 MOST_BYTES: Final = 262_144
 """Largest document that is taken, as compact JSON: a state is read and written whole."""
 MOST_DEPTH: Final = 32
@@ -24,13 +25,15 @@ class SessionDocument:
     """A session's state.
 
     `turn_seq` is the last turn the snapshot covers (0: none), `accepted_messages` the user messages accepted by then;
-    `variables` are free for the agent's user, `summary` stands for history that was condensed (None: none was).
+    `variables` are free for the agent's user, `summary` stands for history that was condensed (None: none was): for the
+    messages up to the one numbered `summary_seq`.
     """
 
     turn_seq: int = 0
     accepted_messages: int = 0
     variables: Mapping[str, Any] = field(default_factory=dict)
     summary: str | None = None
+    summary_seq: int = 0
 
 
 def encode(document: SessionDocument) -> dict[str, Any]:
@@ -38,7 +41,11 @@ def encode(document: SessionDocument) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "formatVersion": FORMAT_VERSION,
-        "cursor": {"turnSeq": document.turn_seq, "acceptedMessages": document.accepted_messages},
+        "cursor": {
+            "turnSeq": document.turn_seq,
+            "acceptedMessages": document.accepted_messages,
+            **({"summarySeq": document.summary_seq} if document.summary_seq else {}),
+        },
         "variables": dict(document.variables),
         "summary": document.summary,
     }
@@ -56,7 +63,12 @@ def decode(data: object) -> SessionDocument:
     return document
 
 
-_UPGRADES: Final[Mapping[int, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {}
+def _from_first(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first version did not say for which messages a summary stands."""
+    return {**data, "formatVersion": 2}
+
+
+_UPGRADES: Final[Mapping[int, Callable[[Mapping[str, Any]], Mapping[str, Any]]]] = {1: _from_first}
 """For each older format version, how a document of it becomes one of the next."""
 
 
@@ -86,9 +98,7 @@ class _Checker:
         known = {"format", "formatVersion", "cursor", "variables", "summary"}
         self.problems += [(str(name), "no such field") for name in data if name not in known]
         cursor = self._object(data, "cursor")
-        self.problems += [
-            (f"cursor.{name}", "no such field") for name in cursor if name not in ("turnSeq", "acceptedMessages")
-        ]
+        self.problems += [(f"cursor.{name}", "no such field") for name in cursor if name not in CURSOR]
         summary = data.get("summary")
         if summary is not None and not isinstance(summary, str):
             self.problems.append(("summary", "write a text or null"))
@@ -97,6 +107,7 @@ class _Checker:
             accepted_messages=self._count(cursor, "acceptedMessages"),
             variables=self._object(data, "variables"),
             summary=summary if isinstance(summary, str) else None,
+            summary_seq=self._count(cursor, "summarySeq"),
         )
         self._check_size(data)
         return document

@@ -1,8 +1,8 @@
 """How content is written to Postgres: the one place where it is encrypted and decrypted.
 
-Today content is stored as plain UTF-8 with key id null. A codec with keys takes PlainCodec's place; it authenticates
-each value together with its logical place (table and ids that survive restore and clone), so that a value moved
-elsewhere does not decrypt.
+Without keys content is stored as plain UTF-8 with key id null. With keys AesGcmCodec takes PlainCodec's place; it
+authenticates each value together with its logical place (table and ids that survive restore and clone), so that a value
+moved elsewhere does not decrypt.
 """
 
 import json
@@ -53,6 +53,22 @@ class Codecs(Protocol):
         """Return the codec for the agent's content; never blocks."""
         ...
 
+    async def open(self, agent_id: UUID) -> None:
+        """Get the agent's keys, before anything is written for it. Raises StoreUnavailable if they cannot be used."""
+        ...
+
+    def check(self, agent_id: UUID) -> None:
+        """Raise StoreUnavailable if the agent's keys cannot be used any more."""
+        ...
+
+    async def reload(self, agent_id: UUID) -> None:
+        """Get the agent's keys as they are now. Raises StoreUnavailable if they cannot be used."""
+        ...
+
+    async def rotate(self, agent_id: UUID) -> None:
+        """Make a new key that encrypts from now on. Raises StoreUnavailable if there is nothing to wrap it with."""
+        ...
+
 
 class PlainCodecs:
     """Stores the content of every agent as it is."""
@@ -60,6 +76,19 @@ class PlainCodecs:
     def of(self, agent_id: UUID) -> Codec:
         """Return the plain codec."""
         return PLAIN
+
+    async def open(self, agent_id: UUID) -> None:
+        """Do nothing."""
+
+    def check(self, agent_id: UUID) -> None:
+        """Do nothing."""
+
+    async def reload(self, agent_id: UUID) -> None:
+        """Do nothing."""
+
+    async def rotate(self, agent_id: UUID) -> None:
+        """Raise NotImplementedError: there is no key."""
+        raise NotImplementedError("this store has no keys")
 
 
 PLAIN_CODECS: Final[Codecs] = PlainCodecs()

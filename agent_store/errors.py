@@ -36,3 +36,11 @@ class LeaseLost(StoreError):  # noqa: N818
 
 class SessionGone(StoreError):  # noqa: N818
     """The session does not exist (any more); nothing was stored."""
+
+
+class StateChanged(StoreError):  # noqa: N818
+    """The session's snapshot is not the one the caller knows; nothing was stored."""
+
+
+class MemoriesFull(StoreError):  # noqa: N818
+    """As many memories are kept for this user, or shared, as there may be; nothing was stored."""

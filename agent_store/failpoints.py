@@ -2,7 +2,8 @@
 
 Names are `store.<method>.<n>.before` and `.after`, n counting the method's statements from 1. Set by the environment:
 `ABIDE_FAILPOINTS="name=action[,name=action…]"` with actions `kill[:skip]` (SIGKILL to this process, after letting
-`skip` hits pass), `sleep:SECONDS` and `error[:times]` (raise StoreUnavailable, at every hit or at the first `times`);
+`skip` hits pass), `sleep:SECONDS` (`sleep:SECONDS:SKIP`: once, after so many hits) and `error[:times[:skip]]` (raise
+StoreUnavailable, at every hit or at the first `times`, after letting `skip` hits pass);
 `ABIDE_FAILPOINTS_TRACE=FILE` appends each name that is passed. For tests only: without either variable the store does
 not call anything here.
 """
@@ -23,7 +24,7 @@ def _points(method: str, *statements: int) -> tuple[str, ...]:
     return tuple(f"store.{method}.{n}.{when}" for n in statements for when in ("before", "after"))
 
 
-START: Final = (*_points("check", 1), *_points("register", 1, 2))
+START: Final = (*_points("check", 1), *_points("register", 1), *_points("open_keys", 1), *_points("register", 2))
 """What a process passes before it is ready."""
 
 PLAIN_TURN: Final = (*_points("accept", 1), *_points("load_history", 1), *_points("complete", 1))
@@ -35,22 +36,101 @@ QUEUED_TURN: Final = _points("start_next", 1)
 REPEATED_MESSAGE: Final = (*_points("accept", 2), *_points("get_turn", 1))
 """What a message sent again passes besides, also in another process than the one that runs its turn."""
 
-AUTO_SAVE: Final = (*_points("load_state", 1), *_points("save_state", 1))
+AUTO_SAVE: Final = _points("save_state", 1)
 """What saving a session's snapshot passes."""
 
-READING: Final = _points("list_messages", 1)
-"""What reading a session's history passes."""
+FOREIGN_STATE: Final = _points("load_state", 1)
+"""What saving passes besides where another process, or a user, wrote the snapshot before: a read, once per session."""
+
+READING: Final = (*_points("list_messages", 1), *_points("list_steps", 1))
+"""What reading a session's history and a turn passes."""
 
 UPKEEP: Final = (
     *_points("renew", 1),
     *_points("claim_orphans", 1, 2),
+    *_points("expire_approvals", 1),
     *_points("beat", 1),
     *_points("record_metrics", 1),
 )
 """What comes round by itself every few seconds; orphaned and waiting turns are taken over there."""
 
+WISHES: Final = (
+    *_points("cancel_turn", 1),
+    *_points("interrupt", 1),
+    *_points("delete_old_sessions", 1),
+)
+"""What is passed where somebody cancels or interrupts, or sessions are past their retention."""
+
+TOOL_TURN: Final = (
+    *_points("claim_orphans", 3),
+    *_points("write_steps", 1),
+    *_points("park", 1),
+    *_points("load_journal", 1, 2),
+    *_points("forget_results", 1),
+    *_points("find_approval", 1),
+    *_points("decide", 1),
+)
+"""What turns pass besides whose tools have side effects and wait for a person."""
+
+TOOL_READING: Final = (
+    *_points("list_approvals", 1),
+    *_points("cancel_waiting", 1),
+    *_points("mark_alone", 1),
+)
+"""What is passed rarely: looking at steps and approvals, cancelling what waits, running a suspect alone."""
+
+MEMORIES: Final = tuple(
+    point
+    for method in (
+        "save_memory",
+        "seed_memories",
+        "get_memory",
+        "change_memory",
+        "delete_memory",
+        "list_memories",
+        "recall_memories",
+        "touch_memories",
+        "list_unembedded",
+        "embed_memory",
+    )
+    for point in _points(method, 1)
+)
+"""What agents with memories pass besides: no turn depends on any of it."""
+
+KEYS: Final = (
+    *_points("open_keys", 2, 3),
+    *_points("list_keys", 1),
+    *_points("reload_keys", 1),
+    *_points("rotate_key", 1, 2, 3),
+    *_points("pass_keys", 1, 2),
+)
+"""What agents with encryption pass besides: at the first start, after a rotation, and when somebody asks for it."""
+
+USERS: Final = tuple(
+    point
+    for method in (
+        "user_sessions",
+        "session_turns",
+        "session_feedback",
+        "session_approvals",
+        "user_memories",
+        "save_feedback",
+        "load_feedback",
+        "record_event",
+        "record_error",
+    )
+    for point in _points(method, 1)
+) + _points("erase_user", 1, 2, 3)
+"""What export and erasure of a user, feedback and records pass: no turn depends on any of it."""
+
 DRAIN: Final = _points("release", 1)
 """What only the end of a process passes."""
+
+BUDGETED_TURN: Final = _points("account_budgets", 1)
+"""What a turn passes besides, before its first model call and after its commit, where a budget is set."""
+
+BUDGET_UPKEEP: Final = (*_points("read_budget", 1), *_points("forget_budgets", 1))
+"""What comes round by itself where a budget is set."""
 
 EVERY: Final = (*START, *PLAIN_TURN, *QUEUED_TURN, *REPEATED_MESSAGE, *AUTO_SAVE, *READING, *UPKEEP, *DRAIN)
 """All that a process passes which talks, is taken over and drained, without faults of Postgres."""
@@ -58,10 +138,14 @@ EVERY: Final = (*START, *PLAIN_TURN, *QUEUED_TURN, *REPEATED_MESSAGE, *AUTO_SAVE
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What happens at a point: `kind` is kill, sleep or error; `amount` the hits to skip, seconds, hits that fail."""
+    """What happens at a point: `kind` is kill, sleep or error; `amount` the hits to skip, seconds, hits that fail.
+
+    `skip`: hits of sleep and error that pass before; None: sleep at each.
+    """
 
     kind: str
     amount: float = 0.0
+    skip: int | None = None
 
 
 class Failpoints:
@@ -96,10 +180,12 @@ class Failpoints:
         action = self._actions.get(name)
         if action is None:
             return
+        hits = self._hits[name] - (action.skip or 0)
         if action.kind == "sleep":
-            await asyncio.sleep(action.amount)
+            if action.skip is None or hits == 1:
+                await asyncio.sleep(action.amount)
         elif action.kind == "error":
-            if not action.amount or self._hits[name] <= action.amount:
+            if hits > 0 and (not action.amount or hits <= action.amount):
                 raise StoreUnavailable(Reason.CONNECTION_REFUSED, f"failpoint {name}", sent=name.endswith(".after"))
         elif self._hits[name] > action.amount:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -119,12 +205,16 @@ NO_FAILPOINTS: Final = Failpoints()
 
 def _parse(part: str) -> tuple[str, Action]:
     name, _, action = part.strip().partition("=")
-    kind, _, amount = action.partition(":")
+    kind, _, numbers = action.partition(":")
+    amount, _, skip = numbers.partition(":")
     try:
         if not name or kind not in ("kill", "sleep", "error") or (kind == "sleep" and not amount):
             raise ValueError
-        return name, Action(kind, float(amount or 0))
+        if skip and kind == "kill":
+            raise ValueError
+        return name, Action(kind, float(amount or 0), int(skip) if skip else None)
     except ValueError:
         raise ValueError(
-            f"ABIDE_FAILPOINTS: {part!r} is not name=kill, name=kill:SKIP, name=sleep:SECONDS or name=error[:TIMES]"
+            f"ABIDE_FAILPOINTS: {part!r} is not name=kill, name=kill:SKIP, name=sleep:SECONDS[:SKIP] or"
+            " name=error[:TIMES[:SKIP]]"
         ) from None

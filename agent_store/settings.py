@@ -1,6 +1,9 @@
 """How the store uses Postgres."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +22,19 @@ class StoreSettings:
     command_timeout: float = 4.0
     statement_cache: bool = True
     application_name: str = "abide"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """Where the keys are that wrap agents' data keys (see codec_keys), and which agents write plainly nevertheless.
+
+    Without `folder` nothing is encrypted. `source` is how errors call the folder, for example `Secret shop/keys`. What
+    agents in `plain` wrote under a key is still read.
+    """
+
+    folder: Path | None = None
+    source: str = ""
+    plain: frozenset[UUID] = frozenset()
+
+
+NO_KEYS: Final = KeySettings()

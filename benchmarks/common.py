@@ -143,11 +143,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 @contextmanager
-def database(*, name: str = "abide_bench") -> Iterator[tuple[EmbeddedPostgres, str]]:
+def database(*, name: str = "abide_bench", max_connections: int = 60) -> Iterator[tuple[EmbeddedPostgres, str]]:
     """Yield a Postgres of this run with fsync on, and the URL of a migrated database in it; both go afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="abide-bench-"))
     folder.chmod(0o711)  # as root, Postgres runs as somebody else, who has to pass through
-    server = EmbeddedPostgres(folder / "postgres")
+    server = EmbeddedPostgres(folder / "postgres", max_connections=max_connections)
     try:
         server.start()
         url = create_database(server, name)
@@ -166,13 +166,17 @@ def create_database(server: EmbeddedPostgres, name: str) -> str:
 
 
 def agent_manifest(name: str, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return an Agent whose model answers REPLY at once."""
+    """Return an Agent whose model answers REPLY at once, and that takes as many requests as come."""
     model = model or {"provider": "scripted", "parameters": {"replies": [REPLY]}}
     return {
         "apiVersion": "abide.dev/v1alpha1",
         "kind": "Agent",
         "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"systemPrompt": "You are measured.", "models": [dict(model)]},
+        "spec": {
+            "systemPrompt": "You are measured.",
+            "models": [dict(model)],
+            "limits": {"requestsPerMinute": 0},
+        },
     }
 
 

@@ -153,7 +153,7 @@ def _start_http(stack: ExitStack, folder: Path, url: str) -> Contestant:
 
 def _pgbench_contestants(server: EmbeddedPostgres, url: str) -> dict[str, Callable[[float], Round]]:
     agent = uuid4()
-    uvloop.run(_make_sessions(url, agent))
+    uvloop.run(make_sessions(url, agent))
 
     def contestant(clients: int) -> Callable[[float], Round]:
         def run(seconds: float) -> Round:
@@ -165,7 +165,7 @@ def _pgbench_contestants(server: EmbeddedPostgres, url: str) -> dict[str, Callab
     return {f"pgbench-{clients}": contestant(clients) for clients in (StoreSettings().max_connections, SESSIONS)}
 
 
-async def _make_sessions(url: str, agent: UUID) -> None:
+async def make_sessions(url: str, agent: UUID) -> None:
     """Make the sessions that pgbench's script talks in."""
     store = PostgresStore(url)
     owner = await store.register(agent, common.NAMESPACE, "pgbench", "bench", ttl=3600)

@@ -3,10 +3,10 @@
     python -m benchmarks.process_start [--quick] [--rounds 5] [--turns 20]
 
 Profiles, started in turn, each in a fresh process: `python` (an interpreter that imports nothing), `fastapi` (FastAPI
-and uvicorn with one route, no database), and the runtime with an agent on `echo`, on `scripted` and on
-`openai-compatible`, the latter talking to a small server on loopback that speaks chat completions. Memory is read
-when the process is ready and again after a few turns, when everything a turn needs is loaded. RSS counts shared pages
-in full, PSS by their share; `over fastapi` is what the product adds to its web framework.
+and uvicorn with one route, no database), and the runtime with an agent on `echo`, on `scripted`, and on
+`openai-compatible`, `anthropic` and `google`, which talk to a small server on loopback in their protocols. Memory is
+read when the process is ready and again after a few turns, when everything a turn needs is loaded. RSS counts shared
+pages in full, PSS by their share; `over fastapi` is what the product adds to its web framework.
 """
 
 import argparse
@@ -23,11 +23,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+from agent_api.v1alpha1 import KeyRef
 from benchmarks import common
 from benchmarks.common import NAMESPACE, REPLY, Report, Sample, Target
 from benchmarks.processes import Memory, Runtime, ServerProcess, free_port, post_json, read_memory
 
 MEGABYTE: Final = 1_000_000
+KEY: Final = KeyRef(name="llm", key="bench")
+KEYED: Final = {"model": "bench", "apiKeySecretRef": KEY.model_dump()}
 BARE: Final = "import sys; print('ready', flush=True); sys.stdin.read()"
 REFERENCE: Final = """
 import sys, uvicorn
@@ -65,7 +68,7 @@ def measure(options: argparse.Namespace) -> Report:
     with (
         tempfile.TemporaryDirectory(prefix="abide-bench-") as folder,
         common.database() as (_, url),
-        chat_completions() as provider,
+        model_provider() as provider,
     ):
         profiles = build_profiles(Path(folder), url, provider, options.turns)
         warm_up = 0 if options.quick else 1
@@ -83,8 +86,12 @@ def build_profiles(folder: Path, url: str, provider: str, turns: int) -> dict[st
     models: dict[str, Mapping[str, Any]] = {
         "runtime-echo": {"provider": "echo"},
         "runtime-scripted": {"provider": "scripted", "parameters": {"replies": [REPLY]}},
-        "runtime-openai": {"provider": "openai-compatible", "model": "bench", "baseURL": provider},
+        "runtime-openai": {"provider": "openai-compatible", "model": "bench", "baseURL": f"{provider}/v1"},
+        "runtime-anthropic": {**KEYED, "provider": "anthropic", "baseURL": f"{provider}/v1"},
+        "runtime-google": {**KEYED, "provider": "google", "baseURL": f"{provider}/v1beta"},
     }
+    (folder / KEY.name).mkdir()
+    (folder / KEY.name / KEY.key).write_text("bench")
 
     def runtime(name: str, model: Mapping[str, Any]) -> Callable[[], Started]:
         return lambda: start_runtime(folder, url, common.agent_manifest(name, model), turns)
@@ -126,7 +133,7 @@ def start_reference(folder: Path) -> Started:
 def start_runtime(folder: Path, url: str, agent: Mapping[str, Any], turns: int) -> Started:
     """Start a runtime and have it answer. Raises RuntimeError when it answers anything but the model's reply."""
     name = agent["metadata"]["name"]
-    with Runtime(folder, url, agent) as process:
+    with Runtime(folder, url, agent, ABIDE_SECRETS_DIR=str(folder)) as process:
         seconds = process.wait_ready()
         ready = read_memory(process.pid)
         for number in range(turns):
@@ -159,13 +166,16 @@ def describe(found: Mapping[str, list[Started]]) -> Report:
     report.targets += [
         Target("runtime with echo, seconds to ready", by_name["runtime-echo"]["ready s"], at_most=1.0),
         Target("runtime with echo, RSS in MB", by_name["runtime-echo"]["RSS used MB"], at_most=60),
-        Target("runtime with a real provider, RSS in MB", by_name["runtime-openai"]["RSS used MB"], at_most=110),
+        *(
+            Target(f"runtime with {name}, RSS in MB", by_name[f"runtime-{name}"]["RSS used MB"], at_most=110)
+            for name in ("openai", "anthropic", "google")
+        ),
     ]
     return report
 
 
 class _Provider(BaseHTTPRequestHandler):
-    """Answers chat completions, whole or streamed, with REPLY, and the list of models."""
+    """Answers in each provider's protocol with REPLY, as a stream, and to checks of models."""
 
     protocol_version = "HTTP/1.1"
 
@@ -173,22 +183,12 @@ class _Provider(BaseHTTPRequestHandler):
         self._send("application/json", json.dumps({"object": "list", "data": [{"id": "bench", "object": "model"}]}))
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        common_part = {"id": "c", "created": 1, "model": request["model"]}
-        usage = {"prompt_tokens": 50, "completion_tokens": 100, "total_tokens": 150}
-        if not request.get("stream"):
-            message = {"role": "assistant", "content": REPLY}
-            choices: list[dict[str, Any]] = [{"index": 0, "message": message, "finish_reason": "stop"}]
-            answer = {**common_part, "object": "chat.completion", "choices": choices, "usage": usage}
-            self._send("application/json", json.dumps(answer))
-            return
-        deltas = [({"role": "assistant", "content": REPLY}, None), ({}, "stop")]
-        chunks: list[dict[str, Any]] = [
-            {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} for delta, reason in deltas
-        ]
-        chunks.append({"choices": [], "usage": usage})
-        lines = [json.dumps({**common_part, "object": "chat.completion.chunk", **chunk}) for chunk in chunks]
-        self._send("text/event-stream", "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]))
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.startswith("/v1beta/"):
+            events = google_events()
+        else:
+            events = anthropic_events() if self.path.startswith("/v1/messages") else openai_events()
+        self._send("text/event-stream", "".join(events))
 
     def _send(self, content_type: str, body: str) -> None:
         data = body.encode()
@@ -202,14 +202,50 @@ class _Provider(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def openai_events() -> Iterator[str]:
+    """Yield a reply as chat completions have it."""
+    usage = {"prompt_tokens": 50, "completion_tokens": 100, "total_tokens": 150}
+    deltas = [({"role": "assistant", "content": REPLY}, None), ({}, "stop")]
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} for delta, reason in deltas
+    ]
+    chunks.append({"choices": [], "usage": usage})
+    same = {"id": "c", "created": 1, "model": "bench", "object": "chat.completion.chunk"}
+    lines = [json.dumps({**same, **chunk}) for chunk in chunks]
+    yield from (f"data: {line}\n\n" for line in [*lines, "[DONE]"])
+
+
+def anthropic_events() -> Iterator[str]:
+    """Yield a reply as Anthropic's messages have it."""
+    usage = {"input_tokens": 50, "output_tokens": 1}
+    message = {"id": "m", "type": "message", "role": "assistant", "model": "bench", "content": [], "usage": usage}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": message},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": REPLY}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 100}},
+        {"type": "message_stop"},
+    ]
+    yield from (f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+
+
+def google_events() -> Iterator[str]:
+    """Yield a reply as Google generates content."""
+    content = {"role": "model", "parts": [{"text": REPLY}]}
+    usage = {"promptTokenCount": 50, "candidatesTokenCount": 100, "totalTokenCount": 150}
+    candidates = [{"content": content, "finishReason": "STOP", "index": 0}]
+    yield f"data: {json.dumps({'candidates': candidates, 'usageMetadata': usage})}\n\n"
+
+
 @contextmanager
-def chat_completions() -> Iterator[str]:
-    """Yield the base URL of a provider on loopback."""
+def model_provider() -> Iterator[str]:
+    """Yield the address of a provider on loopback."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Provider)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

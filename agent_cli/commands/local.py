@@ -49,6 +49,12 @@ def dev(
     log_level: Annotated[
         LogLevel | None, typer.Option("--log-level", help="What to log. Default: warning with a chat, info without.")
     ] = None,
+    agent_class: Annotated[
+        str,
+        typer.Option(
+            "--class", metavar="MODULE:CLASS", help="Own code for the agents, from the working directory or PYTHONPATH."
+        ),
+    ] = "",
 ) -> None:
     """Run agents from manifests on this machine: embedded Postgres, the same HTTP API, a chat in the terminal.
 
@@ -65,6 +71,7 @@ def dev(
             chat=not no_chat,
             secrets=tuple(secret or ()),
             log_level=log_level.value if log_level else None,
+            agent_class=agent_class,
         ),
         os.environ,
     )

@@ -70,6 +70,7 @@ def build_agent(name: str, namespace: str, labels: Mapping[str, str]) -> dict[st
             "systemPrompt": "You are under load.",
             "models": [{"provider": "echo"}],
             "state": {"deletionPolicy": "Delete"},
+            "limits": {"requestsPerMinute": 0},
         },
     }
 

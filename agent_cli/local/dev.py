@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent_cli.errors import CliError, UsageError
+from agent_cli.local.keys import keep_key
 from agent_cli.local.migrations import migrate_in_subprocess
 from agent_cli.local.reload import Watcher
 from agent_cli.local.stopping import StopRequest
@@ -49,10 +50,12 @@ class DevOptions:
     chat: bool = True
     secrets: tuple[str, ...] = ()
     log_level: str | None = None
+    agent_class: str = ""
 
 
 def run_dev(options: DevOptions, environ: Mapping[str, str]) -> None:
     """Serve until SIGINT, SIGTERM or the end of the chat. Raises UsageError before, CliError also while serving."""
+    check_class(options.agent_class)
     watcher = Watcher(options.files)
     secret_options = parse_secret_options(options.secrets, environ)
     resolved = resolve(read_documents(options.files), secret_options)
@@ -67,6 +70,21 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> None:
         _Dev(options, secret_options, stop, port).run(resolved, watcher)
     finally:
         stop.finish()
+
+
+def check_class(name: str) -> None:
+    """Make sure that own code can be loaded, from the working directory too. Raises UsageError."""
+    if not name:
+        return
+    from agent_runtime.errors import SettingsError
+    from agent_runtime.hooks.code import load_class
+
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        load_class(name)
+    except SettingsError as error:
+        raise UsageError([line.replace("ABIDE_AGENT_CLASS=", "--class ") for line in error.problems]) from error
 
 
 def without_suspended(resolved: Resolved) -> tuple[Resolved, list[str]]:
@@ -101,7 +119,8 @@ class _Dev:
             database = self._start_postgres(stack, self._options.data or workspace.data)
             if self._stop.requested:
                 return
-            server = self._make_server(database, workspace.secrets)
+            keys = keep_key(self._options.data or workspace.data)
+            server = self._make_server(database, workspace.secrets, keys)
             stack.callback(server.stop)
             server.start(tuple(resolved.agents), lambda: self._stop.requested)
             if self._stop.requested:
@@ -124,14 +143,16 @@ class _Dev:
             migrate_in_subprocess(postgres.url)
         return postgres.url
 
-    def _make_server(self, database: str, secrets: Path) -> "Server":
+    def _make_server(self, database: str, secrets: Path, keys: Path) -> "Server":
         from agent_cli.local.serving import Server, dev_settings
 
         settings = dev_settings(
             database,
             secrets,
+            keys,
             port=self._port,
             log_level=self._options.log_level or ("warning" if self._has_chat else "info"),
+            agent_class=self._options.agent_class,
         )
         return Server(settings, on_failure=self._stop.request)
 
@@ -205,3 +226,4 @@ def _import_runtime() -> None:
     from agent_cli.cluster import targets  # noqa: F401
     from agent_cli.local import serving  # noqa: F401
     from agent_cli.talk import conversation  # noqa: F401
+    from agent_store import codec_aes  # noqa: F401

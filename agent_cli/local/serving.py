@@ -34,7 +34,9 @@ INSTANCE: Final = "abide-dev"
 """The same at every start, so that a restart takes over its own turns at once; a data folder has one user at a time."""
 
 
-def dev_settings(database: str, secrets: Path, *, port: int, log_level: str) -> RuntimeSettings:
+def dev_settings(
+    database: str, secrets: Path, keys: Path, *, port: int, log_level: str, agent_class: str = ""
+) -> RuntimeSettings:
     """Return what the runtime needs on this machine: loopback only, therefore no API keys."""
     return RuntimeSettings(
         postgres_url=database,
@@ -42,11 +44,13 @@ def dev_settings(database: str, secrets: Path, *, port: int, log_level: str) -> 
         pod_name=INSTANCE,
         auth=AuthMode.NONE,
         secrets_dir=secrets,
+        encryption_keys_dir=keys,
         host="127.0.0.1",
         port=port,
         log_format="console",
         log_level=log_level,
         drain_seconds=DRAIN_SECONDS,
+        agent_class=agent_class,
     )
 
 

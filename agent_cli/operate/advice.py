@@ -39,6 +39,7 @@ FOR_REASON: Final[Mapping[str, str]] = {
     Reason.CONNECTION_LIMIT: "abide doctor",
     Reason.READ_ONLY: "abide doctor",
     Reason.SCHEMA_TOO_OLD: "abide doctor",
+    Reason.ENCRYPTION_KEY_MISMATCH: "kubectl get secrets -n {namespace}   (Ready names the Secret and the key)",
     Reason.UNKNOWN: "abide doctor",
 }
 TELLING: Final = ("Ready", "Degraded", "Progressing", "ModelReachable")
@@ -76,12 +77,22 @@ def _secret_command(agent: dict[str, Any], message: str) -> str:
     refs = [model.get("apiKeySecretRef") or {} for model in spec.get("models") or []]
     variables = (spec.get("runtime") or {}).get("env") or []
     refs += [(variable.get("valueFrom") or {}).get("secretKeyRef") or {} for variable in variables]
+    tools = [tool.get("mcp") or tool.get("http") or {} for tool in spec.get("tools") or []]
+    headers = [header for tool in tools for header in tool.get("headersFrom") or []]
+    refs += [header.get("secretKeyRef") or {} for header in headers]
     for ref in refs:
         name, key = str(ref.get("name", "")), str(ref.get("key", ""))
         if name and f"{namespace}/{name}" in message and (_is_absent(message) or key in message):
             make = f"kubectl create secret generic {name} -n {namespace} --from-file={key}=/dev/stdin"
             return make if _is_absent(message) else _merge(make, f"secret {name} -n {namespace}")
     return _fill(agent, "kubectl describe {resource} {name} -n {namespace}")
+
+
+def _tool_command(agent: dict[str, Any], message: str) -> str:
+    """Return how to correct the header that a tool's server refuses, or else where to read what it did."""
+    if " into Secret " in message:
+        return _secret_command(agent, message)
+    return _fill(agent, "abide errors {name} -n {namespace} --since 1h")
 
 
 def _is_absent(message: str) -> bool:
@@ -106,5 +117,6 @@ def _config_map_command(agent: dict[str, Any], message: str) -> str:
 _FROM_SPEC: Final[Mapping[str, Callable[[dict[str, Any], str], str]]] = {
     Reason.SECRET_MISSING: _secret_command,
     Reason.MODEL_AUTH_FAILED: _secret_command,
+    Reason.TOOL_DOWN: _tool_command,
     Reason.CONFIG_MAP_MISSING: _config_map_command,
 }

@@ -4,19 +4,31 @@ Connections break when a pod is replaced. The same key and body attach to the sa
 this module does so until a deadline, over a new connection each time, and says plainly what is known when it gives up.
 """
 
+import json
 import math
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import IO, Any, Final, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from agent_api.wire import ANONYMOUS, USER_HEADER, ErrorPage, MessagePage, Problem, SessionPage, TurnResponse
+from agent_api.wire import (
+    ANONYMOUS,
+    USER_HEADER,
+    ErrorPage,
+    KeyPassOut,
+    KeysOut,
+    MessagePage,
+    Problem,
+    SessionPage,
+    TurnResponse,
+    UserErased,
+)
 from agent_cli.errors import CliError
 from agent_cli.talk.sse import parse_sse
 from agent_cli.talk.streamed import Final as FinalOutput
@@ -31,6 +43,7 @@ FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 5.0
 SHORTEST_WAIT: Final = 0.1
 PAGE_SIZE: Final = 200
+END_LINE_MOST: Final = 256
 NOTHING_THERE: Final = ("/state-not-found", "/session-not-found")
 
 M = TypeVar("M", bound=BaseModel)
@@ -206,6 +219,28 @@ class AgentClient:
 
         return self._until_answered(attempt, timeout=timeout)
 
+    def keys(self, *, timeout: float) -> KeysOut:
+        """Return the agent's data keys, old to new."""
+        path = f"{self.agent.path}/keys"
+        return self._until_answered(
+            lambda http: _parse(_checked(http.get(path, headers=self._headers())), KeysOut), timeout=timeout
+        )
+
+    def rotate_key(self, *, timeout: float) -> KeysOut:
+        """Make a new data key; return all. After an answer that got lost there may be one more, which does no harm."""
+        path = f"{self.agent.path}/keys/rotation"
+        return self._until_answered(
+            lambda http: _parse(_checked(http.post(path, headers=self._headers())), KeysOut), timeout=timeout
+        )
+
+    def reencrypt(self, cursor: str | None, *, dry_run: bool, timeout: float) -> KeyPassOut:
+        """Encrypt a part of the agent's content anew, or only count it. Idempotent."""
+        path, body = f"{self.agent.path}/keys/reencryption", {"cursor": cursor, "dryRun": dry_run}
+        return self._until_answered(
+            lambda http: _parse(_checked(http.post(path, json=body, headers=self._headers())), KeyPassOut),
+            timeout=timeout,
+        )
+
     def state(self, session: str, *, timeout: float) -> dict[str, Any]:
         """Return the newest snapshot of a session's state. Raises CliError, also when there is none."""
         return self._until_answered(
@@ -220,6 +255,34 @@ class AgentClient:
             lambda http: _document(_checked(http.put(path, json=document, headers=self._headers()))), timeout=timeout
         )
 
+    def export_user(self, user: str, file: IO[bytes], *, timeout: float) -> int:
+        """Write all that is kept of a user to `file`, as JSON lines; return how many items. Raises CliError."""
+        path = f"{self._user_path(user)}/export"
+
+        def attempt(http: httpx.Client) -> int:
+            file.seek(0)
+            file.truncate()
+            last = b""
+            with http.stream("GET", path, headers=self._headers()) as response:
+                if not response.is_success:
+                    response.read()
+                for chunk in _checked(response).iter_bytes():
+                    file.write(chunk)
+                    last = (last + chunk)[-END_LINE_MOST:]
+            items = _items_of(last)
+            if items is None:
+                raise _Again("the export was cut short")
+            return items
+
+        return self._until_answered(attempt, timeout=timeout)
+
+    def erase_user(self, user: str, *, timeout: float) -> UserErased:
+        """Erase all that is kept of a user. Idempotent; an answer that got lost counts what was left."""
+        path = self._user_path(user)
+        return self._until_answered(
+            lambda http: _parse(_checked(http.delete(path, headers=self._headers())), UserErased), timeout=timeout
+        )
+
     def delete_state(self, session: str, *, timeout: float) -> bool:
         """Delete a session's snapshot; False if there was none."""
 
@@ -231,6 +294,9 @@ class AgentClient:
             return True
 
         return self._until_answered(attempt, timeout=timeout)
+
+    def _user_path(self, user: str) -> str:
+        return f"{self.agent.path}/users/{quote(user, safe=':@')}"
 
     def _messages_path(self, session: str) -> str:
         return f"{self.agent.path}/sessions/{quote(session, safe=':@')}/messages"
@@ -337,6 +403,16 @@ def transport_reason(error: httpx.TransportError) -> str:
         case httpx.TimeoutException():
             return "no answer in time"
     return "the connection broke"
+
+
+def _items_of(end: bytes) -> int | None:
+    """Return how many items an export says it has in its last line; None if that line is missing."""
+    line = end.rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        document = json.loads(line) if end.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return int(document["items"]) if isinstance(document, dict) and document.get("kind") == "end" else None
 
 
 def _is_stream(response: httpx.Response) -> bool:

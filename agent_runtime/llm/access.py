@@ -4,13 +4,14 @@ It holds the key and the connections, checks without cost which models can be us
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent_runtime.clock import Clock
+from agent_runtime.llm import breaker
+from agent_runtime.llm.breaker import Breaker
+from agent_runtime.llm.dialects import DIALECTS, Answer
 from agent_runtime.llm.keys import KeyFile
 from agent_runtime.llm.port import FailureKind, ModelError, NotAsked
 from agent_runtime.llm.standing import (
@@ -26,7 +27,6 @@ from agent_runtime.llm.standing import (
 if TYPE_CHECKING:
     from agent_runtime.llm.client import ProviderClient
 
-OPENAI_URL: Final = "https://api.openai.com/v1"
 CHECK_TIMEOUT: Final = 10.0
 KEY_SECONDS: Final = 1.0
 """How often files of keys are looked at when nothing is asked."""
@@ -34,44 +34,9 @@ START_PAUSE: Final = 2.0
 """Before the first check, unless somebody asks for it: a process that starts has more urgent things to do."""
 LEAST_PAUSE: Final = 1.0
 """Between two checks, however often there is a reason for one."""
-NO_LIST: Final = (404, 405, 501)
 SILENCE: Final = 3600.0 + 5.0
 """Beyond every timeout that a spec may have."""
 Pulse = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What a provider answered when asked for its models; `ids` is None where it gave no complete list."""
-
-    status: int
-    ids: frozenset[str] | None = None
-
-
-def judge(listing: Listing, provider: str, model: str) -> ModelError | None:
-    """Return what a listing says against a model, or None.
-
-    OpenAI itself lists every model a key may use. Services that speak its protocol need not have a list, and answer to
-    names that are not on it.
-    """
-    if listing.status in NO_LIST and provider != "openai":
-        return None
-    if listing.status in (401, 403, 404, 408, 429) or listing.status >= 500:
-        return ModelError.from_status(listing.status)
-    if provider == "openai" and listing.ids is not None and model not in listing.ids:
-        return ModelError(
-            FailureKind.NOT_FOUND, "was not in the provider's list of models", state="is not in the provider's list"
-        )
-    return None
-
-
-def read_listing(status: int, body: bytes) -> Listing:
-    """Read {"data": [{"id": …}, …]}; anything else is an answer without a list."""
-    with suppress(ValueError, TypeError, KeyError):
-        content = json.loads(body)
-        if status == 200 and isinstance(content, dict) and not content.get("has_more"):
-            return Listing(status, frozenset(str(item["id"]) for item in content["data"]))
-    return Listing(status)
 
 
 class Entry:
@@ -83,21 +48,48 @@ class Entry:
         self._clock = clock
         self._on_change = on_change
         self._tried_at: float | None = None
+        self._breaker = Breaker()
+        self._last: ModelError | None = None
         self.standing = Standing() if access else after_answer(Standing(), clock.now())
 
-    def ask(self) -> None:
-        """Say that a turn wants to call the model now. Raises NotAsked if that is known to be in vain.
+    def ask(self, patience: float = LONG_PAUSE) -> None:
+        """Say that a turn wants to call the model now, and gives it so many seconds to begin its answer.
 
-        A key that the provider refused is tried again by a turn at most once a minute, or when it changes.
+        Raises NotAsked if that is known to be in vain: for a refused key, which a turn tries again at most once a
+        minute or when it changes; while the provider wants no calls; and while the model is left alone because calls
+        fail, of which one at a time probes when the time is up. Whoever calls says so with `ended`.
         """
         if self.access is None:
             return
         self.access.look_at_key()
         if self.access.key_problem:
             raise NotAsked(FailureKind.AUTH_FAILED, self.access.key_problem)
+        now = self._clock.monotonic()
+        self._ask_key(now)
+        self._ask_breaker(now)
+        self._breaker = breaker.begin_probe(self._breaker, now, patience)
+
+    def ended(self) -> None:
+        """The call that `ask` allowed is over; `called` may say how."""
+        self._breaker = breaker.end_probe(self._breaker)
+
+    def _ask_breaker(self, now: float) -> None:
+        if rest := self._breaker.resting(now):
+            raise NotAsked(
+                self._last.kind if self._last else FailureKind.RATE_LIMITED,
+                f"wants no further call for {rest:.1f} s (Retry-After)",
+                retryable=True,
+                retry_after=rest,
+            )
+        if (pause := self._breaker.shut(now)) and self._last is not None:
+            raise NotAsked(
+                self._last.kind, f"{self._last.state}, so it is left alone; it is asked again in {pause:.1f} s"
+            )
+
+    def _ask_key(self, now: float) -> None:
+        assert self.access is not None  # noqa: S101 - asked by `ask`
         if not self.standing.is_denied:
             return
-        now = self._clock.monotonic()
         if self._tried_at is not None and now - self._tried_at < LONG_PAUSE:
             since = f"{self.standing.since:%H:%M:%SZ}" if self.standing.since else "a while"
             raise NotAsked(
@@ -106,9 +98,21 @@ class Entry:
             )
         self.access.trying(self, now)
 
-    def called(self, error: ModelError | None, session: str = "") -> None:
-        """Note how a call for a session ended."""
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether calls are not made now because they would fail."""
+        now = self._clock.monotonic()
+        return self._breaker.shut(now) > 0 or self._breaker.resting(now) > 0
+
+    def called(self, error: ModelError | None, session: str = "", seconds: float = 0.0) -> None:
+        """Note how a call for a session ended, and after how many seconds."""
         now = self._clock.now()
+        if error is None:
+            self._breaker = breaker.after_success(self._breaker)
+        else:
+            self.failed(error, seconds)
+            if self.access is not None and error.kind is FailureKind.UNREACHABLE and error.status is None:
+                self.access.unreachable(self, error, seconds)
         before = self.standing
         self.update(after_answer(before, now) if error is None else after_failure(before, error, now, session))
         if self.access is None:
@@ -117,10 +121,20 @@ class Entry:
             self.access.key_works()
         elif error.kind is FailureKind.AUTH_FAILED:
             self.note_try(self._clock.monotonic())
-            if error.status == 401:
+            if error.key_refused:
                 self.access.key_refused(self, error)
         if (before.ok, before.kind) != (self.standing.ok, self.standing.kind) and self.standing.ok is False:
             self.access.check_soon()
+
+    def forget_failures(self) -> None:
+        """There is another key, to which no limit and no failure belongs yet."""
+        self._breaker = Breaker()
+
+    def failed(self, error: ModelError, seconds: float) -> None:
+        """Count a failed call of this model, or of another one behind an address that cannot be reached."""
+        if not error.about_message:
+            self._last = error
+        self._breaker = breaker.after_failure(self._breaker, error, seconds, self._clock.monotonic())
 
     def note_try(self, at: float | None) -> None:
         """Remember when the key was last tried; None: it may be tried at once."""
@@ -129,6 +143,8 @@ class Entry:
     def update(self, standing: Standing) -> None:
         """Take over what is known now; tell if it is news."""
         before, self.standing = self.standing, standing
+        if standing.ok and not before.ok:
+            self._breaker = breaker.after_good_check(self._breaker)
         if (before.ok, before.kind, before.phrase) != (standing.ok, standing.kind, standing.phrase):
             self._on_change()
 
@@ -140,7 +156,8 @@ class Access:
         self, provider: str, base_url: str, key: KeyFile | None, clock: Clock, on_change: Callable[[], None]
     ) -> None:
         self.provider = provider
-        self.base_url = base_url.rstrip("/")
+        self.dialect = DIALECTS[provider]
+        self.base_url = self.dialect.address(base_url)
         self._key = key
         self._clock = clock
         self._on_change = on_change
@@ -162,6 +179,7 @@ class Access:
             return
         for entry in self._entries.values():
             entry.note_try(None)
+            entry.forget_failures()
             entry.update(after_key_change(entry.standing))
         self.check_soon(at_once=True)
 
@@ -170,7 +188,7 @@ class Access:
         if self._client is None:
             from agent_runtime.llm.client import ProviderClient
 
-            self._client = ProviderClient(lambda: self._key.value if self._key else "", SILENCE)
+            self._client = ProviderClient(lambda: self._key.value if self._key else "", SILENCE, self.dialect)
         return self._client
 
     async def aclose(self) -> None:
@@ -208,6 +226,12 @@ class Access:
                 other.note_try(self._clock.monotonic())
                 other.update(after_failure(other.standing, error, self._clock.now()))
 
+    def unreachable(self, entry: Entry, error: ModelError, seconds: float) -> None:
+        """A call did not get as far as the provider, which is the same for all models there."""
+        for other in self._entries.values():
+            if other is not entry:
+                other.failed(error, seconds)
+
     # ---- checks
 
     def check_soon(self, *, at_once: bool = False) -> None:
@@ -228,7 +252,7 @@ class Access:
                     await self._wake.wait()
 
     async def check(self) -> None:
-        """Ask for the list of models once, and note what it says about each. Takes at most CHECK_TIMEOUT."""
+        """Ask which models there are, and note what that says about each. Takes at most CHECK_TIMEOUT."""
         self._due = None
         if self.key_problem:
             problem = ModelError(FailureKind.AUTH_FAILED, self.key_problem)
@@ -246,19 +270,26 @@ class Access:
             self._due = self._next_check()
 
     async def _ask(self) -> Mapping[str, ModelError | None]:
+        paths = {model: self.dialect.check_path(model) for model in self._entries}
+        different = tuple(dict.fromkeys(paths.values()))
+        answers = dict(zip(different, await asyncio.gather(*map(self._get, different)), strict=True))
+        return {model: self._judge(answers[path], model) for model, path in paths.items()}
+
+    def _judge(self, answer: Answer | ModelError, model: str) -> ModelError | None:
+        return answer if isinstance(answer, ModelError) else self.dialect.judge(answer, model)
+
+    async def _get(self, path: str) -> Answer | ModelError:
         from agent_runtime.llm.client import from_transport
 
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
-                response = await self.client().get(f"{self.base_url}/models")
-            listing = read_listing(response.status_code, response.content)
+                response = await self.client().get(f"{self.base_url}{path}")
+            return Answer(response.status_code, response.content)
         except TimeoutError:
             words = f"answer within {CHECK_TIMEOUT:g} s"
-            slow = ModelError(FailureKind.TIMEOUT, f"did not {words}", state=f"does not {words}")
-            return dict.fromkeys(self._entries, slow)
+            return ModelError(FailureKind.TIMEOUT, f"did not {words}", state=f"does not {words}")
         except Exception as error:  # a client's exceptions are many, and all mean that there is no answer
-            return dict.fromkeys(self._entries, from_transport(error))
-        return {model: judge(listing, self.provider, model) for model in self._entries}
+            return from_transport(error)
 
     def _next_check(self) -> float | None:
         pauses = [pause_before_check(entry.standing) for entry in self._entries.values()]

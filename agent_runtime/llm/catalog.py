@@ -7,11 +7,12 @@ from pathlib import Path
 from agent_api.v1alpha1 import ModelSpec
 from agent_api.wire import ModelCheck
 from agent_runtime.clock import Clock
-from agent_runtime.llm.access import OPENAI_URL, Access, Entry
+from agent_runtime.llm.access import Access, Entry
+from agent_runtime.llm.dialects import DIALECTS
 from agent_runtime.llm.echo import EchoModel
 from agent_runtime.llm.keys import KeyFile
-from agent_runtime.llm.openai import Library, OpenAIModel
-from agent_runtime.llm.port import Model, ModelError
+from agent_runtime.llm.port import NO_PRICE, Model, ModelError
+from agent_runtime.llm.provider import Library, ProviderModel, price_of
 from agent_runtime.llm.scripted import ScriptedModel
 
 AccessKey = tuple[str, str, str, str]
@@ -25,9 +26,14 @@ class AgentModels:
     models: tuple[Model, ...]
     entries: tuple[Entry, ...]
 
-    def called(self, index: int, error: ModelError | None, session: str = "") -> None:
-        """Note how a call of `models[index]` for a session ended."""
-        self.entries[index].called(error, session)
+    def called(self, index: int, error: ModelError | None, session: str = "", seconds: float = 0.0) -> None:
+        """Note how a call of `models[index]` for a session ended, and after how many seconds."""
+        self.entries[index].called(error, session, seconds)
+
+    def left_alone(self) -> dict[str, bool]:
+        """Return of each model that is not built in, by its display name, whether calls are not made now."""
+        pairs = zip(self.specs, self.entries, strict=True)
+        return {spec.display: entry.is_left_alone for spec, entry in pairs if entry.access is not None}
 
     def checks(self) -> list[ModelCheck]:
         """Return what is known of each."""
@@ -62,8 +68,8 @@ class ModelPool:
         """Check all models now, and load what the first call would wait for. Raises ModelError when that cannot be."""
         for access in self._accesses.values():
             access.check_soon(at_once=True)
-        if self._accesses:
-            await self._library.load()
+        for dialect in {access.dialect.chat: access.dialect for access in self._accesses.values()}.values():
+            await self._library.load(dialect)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -77,8 +83,8 @@ class ModelPool:
 
     def _access(self, spec: ModelSpec) -> Access:
         ref = spec.api_key_secret_ref
-        url = spec.base_url or OPENAI_URL
-        key = (spec.provider, url.rstrip("/"), ref.name if ref else "", ref.key if ref else "")
+        url = DIALECTS[spec.provider].address(spec.base_url)
+        key = (spec.provider, url, ref.name if ref else "", ref.key if ref else "")
         if key not in self._accesses:
             file = KeyFile(self._secrets, ref) if ref else None
             self._accesses[key] = Access(spec.provider, url, file, self._clock, self._on_change)
@@ -89,7 +95,12 @@ class ModelPool:
         match spec.provider:
             case "echo":
                 return EchoModel(
-                    spec.display, timeout, self._clock, delay=spec.parameters.delay_seconds, stream_idle=idle
+                    spec.display,
+                    timeout,
+                    self._clock,
+                    delay=spec.parameters.delay_seconds,
+                    stream_idle=idle,
+                    price=price_of(spec) or NO_PRICE,
                 )
             case "scripted":
                 replies = tuple(spec.parameters.replies)
@@ -100,5 +111,6 @@ class ModelPool:
                     replies,
                     delay=spec.parameters.delay_seconds,
                     stream_idle=idle,
+                    price=price_of(spec) or NO_PRICE,
                 )
-        return OpenAIModel(spec, entry, self._library)
+        return ProviderModel(spec, entry, self._library)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import httpx2
 
+from agent_runtime.llm.dialects import COMPATIBLE, KEY_HEADERS, Dialect
 from agent_runtime.llm.port import FailureKind, ModelError
 
 MOST_BYTES: Final = 16 * 1024 * 1024
@@ -34,19 +35,23 @@ class ProviderClient(httpx2.AsyncClient):
     `silence` is the longest wait for bytes, in seconds: a backstop behind the deadlines of whoever asks.
     """
 
-    def __init__(self, key: Callable[[], str], silence: float) -> None:
+    def __init__(self, key: Callable[[], str], silence: float, dialect: Dialect = COMPATIBLE) -> None:
         super().__init__(
             timeout=httpx2.Timeout(silence, connect=CONNECT_TIMEOUT),
             limits=httpx2.Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=16, keepalive_expiry=30),
             follow_redirects=False,
         )
+        self._dialect = dialect
         self._key = key
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         """Send with the present key. Raises AnswerTooLongError and RedirectedError besides the client's own."""
-        request.headers.pop("Authorization", None)
+        for name in KEY_HEADERS:
+            request.headers.pop(name, None)
+        for name, value in self._dialect.headers:
+            request.headers.setdefault(name, value)
         if key := self._key():
-            request.headers["Authorization"] = f"Bearer {key}"
+            request.headers[self._dialect.key_header] = f"{self._dialect.key_prefix}{key}"
         response = await super().send(request, stream=True, **options)
         if response.is_redirect:
             await response.aclose()

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from agent_runtime.clock import Clock
-from agent_runtime.llm.port import ModelEnd, ModelRequest, TextDelta, count_words
+from agent_runtime.llm.port import NO_PRICE, ModelEnd, ModelRequest, Price, TextDelta, count_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class EchoModel:
     clock: Clock
     delay: float = 0.0
     stream_idle: float = 30.0
+    price: Price = NO_PRICE
 
     async def prepare(self) -> None:
         """There is nothing to load."""

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,44 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """What tokens cost, each in millionths of the currency: the same number as a million tokens in whole units."""
+
+    input: Decimal
+    output: Decimal
+    currency: str
+
+    def cost_of(self, input_tokens: int, output_tokens: int) -> "Cost":
+        """Return what a call costs."""
+        return Cost(self.input * input_tokens + self.output * output_tokens, self.currency)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What calls cost, in millionths of the currency; without a currency: nothing. None in its place: not known."""
+
+    amount: Decimal = Decimal(0)
+    currency: str = ""
+
+    @property
+    def micros(self) -> int:
+        """The amount in whole millionths, rounded up."""
+        return int(self.amount.to_integral_value(ROUND_CEILING))
+
+
+FREE: Final = Cost()
+NO_PRICE: Final = Price(Decimal(0), Decimal(0), "")
+"""Of built-in models that are given none."""
+
+
+def add_costs(one: Cost | None, other: Cost | None) -> Cost | None:
+    """Return the sum, None if one is unknown or they have different currencies."""
+    if one is None or other is None or (one.currency and other.currency and one.currency != other.currency):
+        return None
+    return Cost(one.amount + other.amount, one.currency or other.currency)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEnd:
     """The last item of every stream: tools to call (none: the text is the reply) and what it cost."""
 
@@ -79,7 +118,8 @@ class ModelError(Exception):
     `message` says what the model did ("answered 401") and `state` what it does ("answers 401"): both follow the
     model's name, are fit for callers, and never repeat the provider's own words, which may hold keys or content.
     `retryable`: the same model may do better soon. `about_message`: what was sent is to blame, not the model.
-    `too_long`: less of the conversation may fit. `status`: the HTTP status, if there was one.
+    `too_long`: less of the conversation may fit. `status`: the HTTP status, if there was one. `retry_after`: for how
+    many seconds the provider wants no further call. `key_refused`: no call with this key can succeed.
     """
 
     def __init__(
@@ -92,6 +132,8 @@ class ModelError(Exception):
         about_message: bool = False,
         too_long: bool = False,
         status: int | None = None,
+        retry_after: float | None = None,
+        key_refused: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -101,6 +143,8 @@ class ModelError(Exception):
         self.about_message = about_message
         self.too_long = too_long
         self.status = status
+        self.retry_after = retry_after
+        self.key_refused = key_refused or status == 401
 
     @classmethod
     def from_status(cls, status: int, code: str = "") -> "ModelError":
@@ -121,7 +165,7 @@ class ModelError(Exception):
 
 
 class NotAsked(ModelError):  # noqa: N818 - what did not happen, not a mistake
-    """The model was not called, since it is known that the provider refuses its key."""
+    """The model was not called, since it is known that this would be in vain now."""
 
 
 def _kind(status: int) -> FailureKind:
@@ -153,6 +197,11 @@ class Model(Protocol):
     @property
     def stream_idle(self) -> float:
         """Longest silence between two items of one attempt, in seconds."""
+        ...
+
+    @property
+    def price(self) -> Price | None:
+        """What its tokens cost; None: not known."""
         ...
 
     async def prepare(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from agent_api.v1alpha1 import ScriptedReply
 from agent_runtime.clock import Clock
-from agent_runtime.llm.port import ModelEnd, ModelError, ModelRequest, TextDelta, ToolCall, count_words
+from agent_runtime.llm.port import NO_PRICE, ModelEnd, ModelError, ModelRequest, Price, TextDelta, ToolCall, count_words
 
 MOST_PIECES = 16
 
@@ -23,6 +23,7 @@ class ScriptedModel:
     replies: Sequence[str | ScriptedReply]
     delay: float = 0.0
     stream_idle: float = 30.0
+    price: Price = NO_PRICE
 
     async def prepare(self) -> None:
         """There is nothing to load."""

@@ -1,20 +1,25 @@
 """Performs what the turn machine asks for: model calls, tool calls, pauses, and the turn's deadline.
 
-It neither reads nor writes the store; the engine gives it the conversation and commits the outcome. Once tools with
-side effects exist, their steps are journaled here: `started` committed before the call, `finished` before anything
-depends on it.
+It does not know the store: the runner gives it the conversation, what earlier work on the turn left behind and a way
+to write steps, and commits the outcome. What must not run twice is in `steps`.
 """
 
 import asyncio
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
 
+from agent_api.wire import TurnStatus
 from agent_runtime.clock import Clock
+from agent_runtime.history.tokens import newest_within
+from agent_runtime.hooks.port import OWN_CODE_FAILED, HookFailed, TurnHooks
 from agent_runtime.llm.port import (
+    FREE,
     ChatMessage,
+    Cost,
     FailureKind,
     Model,
     ModelEnd,
@@ -38,19 +43,25 @@ from agent_runtime.loop.machine import (
     Pause,
     PauseElapsed,
     Plan,
+    Refused,
     Started,
     ToolReturned,
     TriedTooOften,
     TurnState,
     advance,
+    wire_call,
 )
+from agent_runtime.loop.steps import TurnSteps, TurnWaits, WriteSteps
 from agent_runtime.loop.stream import TurnStream
-from agent_runtime.tools.port import Tools
+from agent_runtime.records import replace
+from agent_runtime.tools.port import ToolContext, Tools
+from agent_store.errors import LeaseLost
 from agent_store.ports import NewMessage, Outcome
+from agent_store.steps import Journal
 
+NOTHING_KNOWN: Final = Journal()
 MOST_REPLY_CHARS: Final = 1_000_000
 """A reply longer than this is a model that does not stop."""
-TOOLS_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,8 @@ class ModelCall:
     first_token: float | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    cost: Cost | None = FREE
+    """None: no price is known."""
     entry: int = 0
     """Which of the plan's models it was."""
     error: ModelError | None = None
@@ -90,21 +103,37 @@ class TurnWork:
     steps_before: int
     turn_seconds: float
     plan: Plan
+    context: ToolContext
+    """For whom tools are called; each call gets a `key` of its own."""
     session: str = ""
+    history_chars: int | None = None
+    """So much of the history is shown at most, in characters; None: all that `history_limit` allows."""
+    known: Journal = NOTHING_KNOWN
+    """What earlier work on the turn left behind."""
+    write_steps: WriteSteps | None = None
+    """None: the turn is kept nowhere, so it has no journal and cannot wait for anybody."""
 
 
 class TurnDriver:
     """Runs turns of one agent; holds no state between them."""
 
-    def __init__(self, models: Sequence[Model], tools: Tools, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self,
+        models: Sequence[Model],
+        tools: Tools,
+        clock: Clock,
+        observer: Observer,
+        hooks: TurnHooks | None = None,
+    ) -> None:
         self._models = models
         self._tools = tools
         self._clock = clock
         self._observer = observer
+        self._hooks = hooks
 
     def prepare(self, work: TurnWork, stream: TurnStream) -> "TurnRun":
         """Return a turn ready to run."""
-        return TurnRun(self._models, self._tools, self._clock, self._observer, work, stream)
+        return TurnRun(self._models, self._tools, self._clock, self._observer, work, stream, self._hooks)
 
 
 class TurnRun:
@@ -118,7 +147,9 @@ class TurnRun:
         observer: Observer,
         work: TurnWork,
         stream: TurnStream,
+        hooks: TurnHooks | None = None,
     ) -> None:
+        self._hooks = hooks
         self._models = models
         self._tools = tools
         self._clock = clock
@@ -126,29 +157,63 @@ class TurnRun:
         self._work = work
         self._stream = stream
         self._room = work.history_limit
+        self.steps = TurnSteps(tools, clock, work.context, work.known, work.write_steps)
         self._state = TurnState(work.plan)
         self._first_token_at: float | None = None
+
+    @property
+    def user(self) -> str:
+        """For whom the turn runs."""
+        return self._work.context.user
+
+    @property
+    def chars(self) -> int:
+        """How long all is that the model may be shown at first, in characters."""
+        work = self._work
+        return len(work.system) + len(work.content) + sum(len(message.content) for message in work.history)
 
     async def run(self) -> Outcome:
         """Return the turn's outcome; every failure is one.
 
-        If cancelled: the model or tool call under way ends, nothing is committed, CancelledError passes through.
+        Raises TurnWaits if a person has to decide first; LeaseLost. If cancelled: the model or tool call under way ends
+        and CancelledError passes through; no outcome is committed.
         """
         try:
             async with asyncio.timeout(self._work.turn_seconds) as deadline:
+                if self._hooks is not None and (early := await self._begin(self._hooks)) is not None:
+                    return early
+                await self._tools.prepare()
                 return await self._to_end(Started())
+        except (LeaseLost, TurnWaits):
+            raise
         except Exception as error:  # a defect must cost one turn, not the session
             if isinstance(error, TimeoutError) and deadline.expired():
                 return self.end_with(DeadlinePassed(self._work.turn_seconds))
             self._observer.broke(error, traceback.format_exc())
             return self.end_with(Broke())
 
-    def end_with(self, event: DeadlinePassed | Broke | CancelRequested | TriedTooOften) -> Outcome:
+    def end_with(self, event: DeadlinePassed | Broke | CancelRequested | Refused | TriedTooOften) -> Outcome:
         """Return the outcome this event gives the turn where it stands; nothing must be under way."""
         (effect,) = self._feed(event)
         assert isinstance(effect, Finish)  # noqa: S101 - the machine answers these with an outcome in every phase
         self._say_what_stands(effect.outcome)
         return effect.outcome
+
+    async def _begin(self, hooks: TurnHooks) -> Outcome | None:
+        """Let the hooks say what the turn begins with; the outcome if they end it."""
+        work = self._work
+        try:
+            prepared = await hooks.before(work.context, work.content, work.system)
+        except HookFailed as error:
+            lines = [NewMessage("assistant", work.plan.fallback)]
+            outcome = Outcome(TurnStatus.FAILED, lines, None, 0, error_type=OWN_CODE_FAILED, error_message=str(error))
+        else:
+            if prepared.reply is None:
+                self._work = replace(work, content=prepared.content, system=prepared.system)
+                return None
+            outcome = Outcome(TurnStatus.COMPLETED, [NewMessage("assistant", prepared.reply)], None, 0)
+        self._say_what_stands(outcome)
+        return outcome
 
     async def _to_end(self, event: LoopEvent) -> Outcome:
         """Feed the machine until it finishes."""
@@ -167,12 +232,16 @@ class TurnRun:
     async def _perform(self, effect: Effect) -> Sequence[Effect]:
         match effect:
             case CallModel():
-                return self._feed(await self._call_model(effect))
+                return await self._answer(effect)
             case Pause(call=call, seconds=seconds):
                 await self._clock.sleep(seconds)
                 return self._feed(PauseElapsed(call))
             case CallTools(calls=calls):
-                return await self._call_tools(calls)
+                results = await self.steps.call(self._next_step() + 1, calls)
+                effects: Sequence[Effect] = ()
+                for one in calls:
+                    effects = self._feed(ToolReturned(one.id, results[one.id]))
+                return effects
         raise AssertionError(f"not an effect to perform: {effect}")
 
     def _say_what_stands(self, outcome: Outcome) -> None:
@@ -182,23 +251,54 @@ class TurnRun:
             self._stream.restart()
             self._stream.add(reply)
 
+    def _next_step(self) -> int:
+        """Return the number of the present model step: steps are counted like the lines they become."""
+        return len(self._state.lines)
+
+    async def _answer(self, effect: CallModel) -> Sequence[Effect]:
+        """Take the answer from the journal, or call the model; one that asks for tools is noted."""
+        index = self._next_step()
+        recorded = self.steps.recorded_answer(index)
+        if recorded is not None:
+            return self._feed(read_answer(effect.call, self._work.plan, *recorded))
+        await self.steps.flush()  # what the model is about to read must not be lost
+        began = self._clock.monotonic()
+        answer = await self._call_model(effect)
+        effects = self._feed(answer)
+        if isinstance(answer, ModelAnswered) and any(isinstance(effect, CallTools) for effect in effects):
+            self.steps.note_answer(index, self._models[effect.model].display, write_answer(answer), began)
+        return effects
+
     async def _call_model(self, effect: CallModel) -> LoopEvent:
         while True:
             messages = trim_messages(replace(self._work, history_limit=self._room), self._state.lines)
-            answer = await self._ask(effect, messages)
+            answer = await self._ask(effect, (*messages, *self._complaint()))
             if not isinstance(answer, ModelError):
                 return answer
             if not answer.too_long or len(messages) == 1:
-                return ModelFailed(effect.call, answer.kind, answer.message, answer.retryable)
+                return ModelFailed(effect.call, answer.kind, answer.message, answer.retryable, answer.retry_after)
             # Nobody says how many messages fit: half of those that did not, and no more for the rest of the turn.
             self._room = len(messages) // 2
+
+    def _complaint(self) -> Sequence[ChatMessage]:
+        """Return the reply that did not fit and what is wrong with it, for the model alone."""
+        output, state = self._work.plan.output, self._state
+        if output is None or not state.complaint:
+            return ()
+        draft = (ChatMessage("assistant", state.draft),) if state.draft.strip() else ()
+        return (*draft, ChatMessage("user", output.complain(state.complaint)))
+
+    @property
+    def _system(self) -> str:
+        output = self._work.plan.output
+        return "\n\n".join(part for part in (self._work.system, output.instructions if output else "") if part)
 
     async def _ask(self, effect: CallModel, messages: Sequence[ChatMessage]) -> ModelAnswered | ModelError:
         """Show these messages to the model once, and tell the observer if it was called."""
         model = self._models[effect.model]
         self._stream.restart()
         request = ModelRequest(
-            system=self._work.system,
+            system=self._system,
             messages=messages,
             step=self._work.steps_before + effect.step,
             tools=self._tools.specs(),
@@ -229,9 +329,9 @@ class TurnRun:
                     if self._first_token_at is None:
                         self._first_token_at = self._clock.monotonic()
                     if isinstance(item, ModelEnd):
-                        return ModelAnswered(
-                            call, "".join(parts), item.tool_calls, item.input_tokens, item.output_tokens
-                        )
+                        tokens = (item.input_tokens, item.output_tokens)
+                        cost = model.price.cost_of(*tokens) if model.price else None
+                        return ModelAnswered(call, "".join(parts), item.tool_calls, *tokens, cost=cost)
                     parts.append(item.text)
                     length += len(item.text)
                     if length > MOST_REPLY_CHARS:
@@ -268,20 +368,6 @@ class TurnRun:
         if delta.text:
             self._stream.add(delta.text)
 
-    async def _call_tools(self, calls: Sequence[ToolCall]) -> Sequence[Effect]:
-        gate = asyncio.Semaphore(TOOLS_AT_ONCE)
-
-        async def call_one(call: ToolCall) -> ToolReturned:
-            async with gate:
-                return ToolReturned(call.id, (await self._tools.call(call)).content)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call_one(call), name=f"tool-{call.id}") for call in calls]
-        effects: Sequence[Effect] = ()
-        for task in tasks:
-            effects = self._feed(task.result())
-        return effects
-
 
 def _to_call(
     model: str,
@@ -294,12 +380,39 @@ def _to_call(
     if isinstance(answer, ModelError):
         failed = ModelCall(model, seconds, answer.kind, answer.message, first_token, error=answer)
         return replace(failed, entry=entry, session=session)
-    answered = ModelCall(model, seconds, None, "", first_token, answer.input_tokens, answer.output_tokens)
+    tokens = (answer.input_tokens, answer.output_tokens)
+    answered = ModelCall(model, seconds, None, "", first_token, *tokens, answer.cost)
     return replace(answered, entry=entry, session=session)
+
+
+def write_answer(answer: ModelAnswered) -> dict[str, Any]:
+    """Return a model answer as the journal keeps it; read_answer() reads it."""
+    return {
+        "text": answer.text,
+        "calls": [wire_call(call) for call in answer.tool_calls],
+        "inputTokens": answer.input_tokens,
+        "outputTokens": answer.output_tokens,
+        "cost": [str(answer.cost.amount), answer.cost.currency] if answer.cost is not None else None,
+    }
+
+
+def read_answer(call: int, plan: Plan, model: str, answer: dict[str, Any]) -> ModelAnswered:
+    """Return the answer to call number `call` that `model` gave in an earlier run."""
+    return ModelAnswered(
+        call,
+        answer["text"],
+        tuple(ToolCall(one["id"], one["name"], one["arguments"]) for one in answer["calls"]),
+        answer["inputTokens"],
+        answer["outputTokens"],
+        model=list(plan.models).index(model) if model in plan.models else None,
+        cost=Cost(Decimal(answer["cost"][0]), answer["cost"][1]) if answer["cost"] is not None else None,
+    )
 
 
 def trim_messages(work: TurnWork, lines: Iterable[NewMessage]) -> tuple[ChatMessage, ...]:
     """Return what the model sees: the newest `history_limit` messages, this turn's user message always among them.
+
+    Of the history before this turn no more than `history_chars` characters.
 
     A tool result whose call was cut away is cut too, since providers refuse results without calls.
     """
@@ -308,7 +421,9 @@ def trim_messages(work: TurnWork, lines: Iterable[NewMessage]) -> tuple[ChatMess
     room = work.history_limit - 1
     if len(own) >= room:
         return (asked, *_without_loose_results(own[len(own) - room :] if room else []))
-    before = list(work.history)[-(room - len(own)) :]
+    before: Sequence[ChatMessage] = list(work.history)[-(room - len(own)) :]
+    if work.history_chars is not None:
+        before = newest_within(before, work.history_chars)
     return (*_without_loose_results(before), asked, *own)
 
 

@@ -1,7 +1,7 @@
 """Keeps an agent's lease alive, takes a new one when it is gone, and knows how Postgres answered last."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +15,7 @@ from agent_runtime.supervisor import Pulse
 from agent_runtime.telemetry.agent import AgentName, AgentTelemetry
 from agent_runtime.telemetry.logs import get_logger
 from agent_store.errors import LeaseLost, StoreError, StoreUnavailable
-from agent_store.ports import Owner, Store
+from agent_store.ports import CancelRequest, Owner, Store
 
 _LOG = get_logger("lease")
 RECONNECT_SECONDS: Final = (0.25, 2.0)
@@ -38,7 +38,11 @@ class StoreContact:
 
 
 class LeaseKeeper:
-    """Owns the lease of one agent in this process. `on_granted` is called for each new lease, not for renewals."""
+    """Owns the lease of one agent in this process.
+
+    `on_granted` is called for each new lease, not for renewals; `on_cancel` with the turns that other processes were
+    asked to cancel, as each renewal tells.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class LeaseKeeper:
         *,
         on_granted: Callable[[], None],
         on_lost: Callable[[], None],
+        on_cancel: Callable[[Sequence[CancelRequest]], None] = lambda _requests: None,
     ) -> None:
         self._agent = agent
         self._instance = instance
@@ -58,10 +63,12 @@ class LeaseKeeper:
         self._telemetry = telemetry
         self._on_granted = on_granted
         self._on_lost = on_lost
+        self._on_cancel = on_cancel
         self._lease = Lease(clock, LEASE_TTL, self._lost)
         self._wake = asyncio.Event()
         self._granted = asyncio.Event()
         self._contact_at = clock.monotonic()
+        self._needs_room = False
         self._first_granted_at: float | None = None
         self._contact = StoreContact(False, Reason.STARTING, "Not connected to Postgres yet.", clock.now())
 
@@ -77,8 +84,12 @@ class LeaseKeeper:
             return StoreContact(False, Reason.TIMEOUT, "Postgres does not answer in time.", contact.since)
         return contact
 
-    def probe(self) -> None:
-        """Some call failed: find out at once whether Postgres can be used."""
+    def probe(self, error: StoreUnavailable | None = None) -> None:
+        """Some call failed, with this error: find out at once whether Postgres can be used."""
+        if error is not None and error.reason is Reason.READ_ONLY:
+            # With a full disk the lease can still be renewed, in the place its row has, while no message can be kept.
+            self._needs_room = True
+            self._note(error.reason, error.message)
         self._wake.set()
 
     def fenced(self) -> None:
@@ -130,21 +141,31 @@ class LeaseKeeper:
             sent_at = self._clock.monotonic()
             owner = held or await self._register()
             if held is not None:
-                await self._store.renew(self._agent.id, held, ttl=LEASE_TTL)
+                self._on_cancel(await self._store.renew(self._agent.id, held, ttl=LEASE_TTL))
         except LeaseLost:
             self.fenced()
             return False
         except StoreUnavailable as error:
             self._note(error.reason, error.message)
             return False
-        self._note(None, "")
         self._lease.granted(owner, sent_at)
+        await self._look_for_room()
         if held is None and self._lease.owner is not None:
             if self._first_granted_at is None:
                 self._first_granted_at = self._clock.monotonic()
             self._granted.set()
             self._on_granted()
         return self._lease.owner is not None
+
+    async def _look_for_room(self) -> None:
+        """Note that Postgres can be used; after it could not write, only once there is room again."""
+        try:
+            if self._needs_room:
+                await self._store.check_room()
+            self._needs_room = False
+            self._note(None, "")
+        except StoreUnavailable as error:
+            self._note(error.reason, error.message)
 
     async def _register(self) -> Owner:
         agent = self._agent
@@ -159,7 +180,9 @@ class LeaseKeeper:
             self._contact = replace(self._contact, message=message)
             return
         self._contact = StoreContact(problem is None, reason, message, self._clock.now())
-        _LOG.info("store_contact", agent=self._agent.name, reason=reason.value, message=message)
+        # Nothing but a change of keys mends this one; also `abide dev`, which shows warnings only, must say it.
+        tell = _LOG.warning if reason is Reason.ENCRYPTION_KEY_MISMATCH else _LOG.info
+        tell("store_contact", agent=self._agent.name, reason=reason.value, message=message)
         # Before the first lease the process is starting: a database that is being set up is nobody's error.
         if problem is not None and self._first_granted_at is not None:
             self._telemetry.error("StoreUnavailable", f"{reason.value}: {message}")

@@ -11,12 +11,14 @@ that was given up, anything after the outcome) change nothing: whatever the orde
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 from agent_api.wire import TurnStatus
-from agent_runtime.llm.port import FailureKind, ToolCall
+from agent_runtime.llm.port import FREE, Cost, FailureKind, ToolCall, add_costs
+from agent_runtime.loop.contract import ReplyContract
+from agent_runtime.records import replace
 from agent_store.ports import NewMessage, Outcome
 
 MOST_TOOL_CALLS: Final = 32
@@ -40,8 +42,16 @@ class Plan:
     models: Sequence[str]
     max_steps: int
     fallback: str
+    most_tokens: int = 0
+    """Once the model calls used so many tokens, in and out, no tool is called any more; 0: no limit."""
+    output: ReplyContract | None = None
+    """What replies must be, if not any text; a model whose reply does not fit is asked once more."""
     tries_per_model: int = 2
     retry_pause: float = 0.25
+    longest_pause: float = 1.0
+    """A provider that wants a longer pause is left for the next model;"""
+    last_pause: float = 10.0
+    """where there is none, users wait for it so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +81,21 @@ class ModelAnswered:
     tool_calls: Sequence[ToolCall] = ()
     input_tokens: int = 0
     output_tokens: int = 0
+    model: int | None = None
+    """Which of the plan's models answered, if not the one that was asked last: the answer is of an earlier run."""
+    cost: Cost | None = FREE
+    """None: no price is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFailed:
-    """The model call with this number failed."""
+    """The model call with this number failed. `retry_after`: for how many seconds the model takes no further one."""
 
     call: int
     kind: FailureKind
     message: str
     retryable: bool = False
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,15 @@ class Broke:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The turn may not begin; users read `text`."""
+
+    error_type: str
+    message: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class TriedTooOften:
     """The processes that ran this turn ended again and again."""
 
@@ -131,6 +155,7 @@ LoopEvent = (
     | DeadlinePassed
     | CancelRequested
     | Broke
+    | Refused
     | TriedTooOften
 )
 
@@ -190,6 +215,10 @@ class TurnState:
     failures: tuple[Failure, ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
+    cost: Cost | None = FREE
+    draft: str = ""
+    """A reply that did not fit, and `complaint` why; both are shown to the model once, and kept nowhere."""
+    complaint: str = ""
 
 
 Advance = tuple[TurnState, Sequence[Effect]]
@@ -216,6 +245,9 @@ def advance(state: TurnState, event: LoopEvent) -> Advance:
             return _finish(state, TurnStatus.CANCELLED, error=("Cancelled", "The turn was cancelled."))
         case Broke():
             return _fail(state, "InternalError", "An internal error ended the turn; the operator of the agent sees it.")
+        case Refused(error_type=error_type, message=message, text=text):
+            lines = (*state.lines, NewMessage("assistant", text))
+            return _finish(state, TurnStatus.FAILED, lines=lines, error=(error_type, message))
         case TriedTooOften(attempts=attempts):
             return _fail(
                 state,
@@ -243,15 +275,34 @@ def _on_answer(state: TurnState, event: ModelAnswered) -> Advance:
         return _on_failure(state, ModelFailed(event.call, FailureKind.REFUSED, message))
     state = replace(
         state,
+        model=state.model if event.model is None else event.model,
         text=event.text,
         tool_calls=_with_unique_ids(event.tool_calls),
         input_tokens=state.input_tokens + event.input_tokens,
         output_tokens=state.output_tokens + event.output_tokens,
+        cost=add_costs(state.cost, event.cost),
     )
     if state.tool_calls:
+        used = state.input_tokens + state.output_tokens
+        if state.plan.most_tokens and used >= state.plan.most_tokens:
+            limit = state.plan.most_tokens
+            message = f"The turn used {used} tokens and was not done; at most {limit} are allowed (limits.turnTokens)."
+            return _fail(state, "TokenLimit", message)
         return replace(state, phase=Phase.TOOLS), (CallTools(state.tool_calls),)
+    if state.plan.output is not None:
+        text, problem = state.plan.output.read(state.text)
+        if problem:
+            return _on_misfit(state, problem)
+        state = replace(state, text=text)
     lines = (*state.lines, NewMessage("assistant", state.text))
     return _finish(state, TurnStatus.COMPLETED, lines=lines, model=state.plan.models[state.model])
+
+
+def _on_misfit(state: TurnState, problem: str) -> Advance:
+    if state.complaint:
+        message = f"The model's reply did not fit spec.output.schema, also when it was asked again: {problem}."
+        return _fail(state, "OutputInvalid", message)
+    return _begin_step(replace(state, draft=state.text, complaint=problem))
 
 
 def _with_unique_ids(calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
@@ -264,9 +315,12 @@ def _with_unique_ids(calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
 def _on_failure(state: TurnState, event: ModelFailed) -> Advance:
     failure = Failure(state.plan.models[state.model], event.kind, event.message, event.retryable)
     state = replace(state, failures=(*state.failures, failure))
-    if event.retryable and state.tries < state.plan.tries_per_model:
-        return replace(state, phase=Phase.PAUSED), (Pause(state.call, state.plan.retry_pause),)
-    if state.model + 1 < len(state.plan.models):
+    is_last = state.model + 1 == len(state.plan.models)
+    pause = max(state.plan.retry_pause, event.retry_after or 0.0)
+    worth_it = pause <= (state.plan.last_pause if is_last else state.plan.longest_pause)
+    if event.retryable and worth_it and state.tries < state.plan.tries_per_model:
+        return replace(state, phase=Phase.PAUSED), (Pause(state.call, pause),)
+    if not is_last:
         # The next steps of the turn stay with the model that works, instead of waiting for the broken one again.
         return _call(replace(state, model=state.model + 1, tries=0))
     first = state.failures[0]
@@ -326,5 +380,7 @@ def _finish(
         error_message=error[1] if error else None,
         input_tokens=state.input_tokens,
         output_tokens=state.output_tokens,
+        cost_micros=state.cost.micros if state.cost is not None and state.cost.currency else None,
+        currency=state.cost.currency if state.cost is not None and state.cost.currency else None,
     )
     return replace(state, phase=Phase.DONE), (Finish(outcome),)

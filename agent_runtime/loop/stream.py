@@ -28,7 +28,7 @@ def first_attempt(claim_attempts: int) -> int:
 class TurnStream:
     """The text of one turn's present attempt, and its outcome once committed. Not thread-safe."""
 
-    __slots__ = ("_waiters", "attempt", "closed", "deltas", "outcome", "usage", "watchers")
+    __slots__ = ("_waiters", "attempt", "closed", "deltas", "outcome", "usage", "waiting", "watchers")
 
     def __init__(self) -> None:
         self.attempt = 0
@@ -37,6 +37,8 @@ class TurnStream:
         self.usage = (0, 0)
         """Tokens in and out, of a turn that ended in this process."""
         self.watchers = 0
+        self.waiting = False
+        """The turn waits for a person; nobody runs it."""
         self.closed = False
         self._waiters: list[asyncio.Future[bool]] = []
 
@@ -44,6 +46,7 @@ class TurnStream:
         """Start attempt number `attempt`, forgetting what was said."""
         self.attempt = attempt
         self.deltas = []
+        self.waiting = False
         self._wake()
 
     def restart(self) -> None:
@@ -59,6 +62,11 @@ class TurnStream:
     def finish(self, outcome: TurnRecord) -> None:
         """Publish the committed outcome."""
         self.outcome = outcome
+        self._wake()
+
+    def wait_for_person(self) -> None:
+        """Say that the turn goes on only when a person has decided, here or in another process."""
+        self.waiting = True
         self._wake()
 
     def close(self) -> None:

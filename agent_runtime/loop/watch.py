@@ -4,7 +4,7 @@ What runs in this process is heard at once; what runs elsewhere is found by aski
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent_api.wire import TurnStatus
@@ -31,7 +31,10 @@ class TurnEvent:
 
 
 async def watch_outcome(turn: TurnRecord, stream: TurnStream, poll: Poll, timeout: float, clock: Clock) -> TurnRecord:
-    """Return the turn once final, or as last seen after `timeout` seconds. Raises what `poll` raises but outages."""
+    """Return the turn once final, when it waits for a person, or as last seen after `timeout` seconds.
+
+    Raises what `poll` raises but outages.
+    """
     deadline = clock.monotonic() + timeout
     next_poll, pause = clock.monotonic() + FIRST_POLL, FIRST_POLL
     while True:
@@ -39,12 +42,17 @@ async def watch_outcome(turn: TurnRecord, stream: TurnStream, poll: Poll, timeou
             return stream.outcome
         if stream.closed:
             return turn
+        if stream.waiting:
+            turn = await _poll_once(replace(turn, status=TurnStatus.WAITING), poll)
+            if turn.status.is_final or turn.status is TurnStatus.WAITING:
+                return turn
+            stream.waiting = False  # another process goes on with it
         now = clock.monotonic()
         if now >= next_poll or now >= deadline:
             turn = await _poll_once(turn, poll)
             pause = min(pause * 2, LONGEST_POLL)
             next_poll = clock.monotonic() + pause
-            if turn.status.is_final or now >= deadline:
+            if turn.status.is_final or turn.status is TurnStatus.WAITING or now >= deadline:
                 return stream.outcome or turn
         await stream.wait_change(max(0.001, min(next_poll, deadline) - clock.monotonic()))
 

@@ -1,12 +1,12 @@
 """Telemetry of one agent: one call per thing that happened, spread to Prometheus, Postgres rows and the log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from prometheus_client import Counter, Histogram
 
-from agent_api.wire import ModelCheck, TurnStatus
+from agent_api.wire import BudgetCheck, ModelCheck, ToolCheck, TurnStatus
 from agent_runtime.clock import Clock
 from agent_runtime.loop.driver import ModelCall
 from agent_runtime.telemetry.logs import get_logger
@@ -16,6 +16,7 @@ from agent_runtime.telemetry.metrics import (
     REFUSALS,
     REFUSED_BY_US,
     RESULTS,
+    TOOL_OUTCOMES,
     TRIGGERS,
     RuntimeMetrics,
     known,
@@ -64,7 +65,13 @@ class AgentTelemetry:
     """Told by the engine what happened."""
 
     def __init__(
-        self, agent: AgentName, metrics: RuntimeMetrics, recorder: Recorder, clock: Clock, models: Sequence[str] = ()
+        self,
+        agent: AgentName,
+        metrics: RuntimeMetrics,
+        recorder: Recorder,
+        clock: Clock,
+        models: Sequence[str] = (),
+        tools: Sequence[str] = (),
     ) -> None:
         self._agent = agent
         self._metrics = metrics
@@ -86,6 +93,10 @@ class AgentTelemetry:
         self._begin_at_zero()
         for model in models:
             self._model(model)
+        for tool in tools:
+            metrics.tool_seconds.labels(*self._labels, tool)
+            for outcome in TOOL_OUTCOMES:
+                metrics.tool_calls.labels(*self._labels, tool, outcome)
 
     def _begin_at_zero(self) -> None:
         """Make the series that alerts ask for before anything happened."""
@@ -112,6 +123,19 @@ class AgentTelemetry:
         if reason in REFUSED_BY_US:
             self._sli["bad"].inc()
 
+    def history_compacted(self, result: str) -> None:
+        """Count a summary: `result` is ok or failed."""
+        self._metrics.compactions.labels(*self._labels, result).inc()
+
+    def turn_over_budget(self, scope: str) -> None:
+        """Count a turn that was refused because a budget is used up."""
+        self._metrics.over_budget.labels(*self._labels, scope).inc()
+
+    def budgets(self, checks: Sequence[BudgetCheck]) -> None:
+        """Show how much of each budget is used."""
+        for check in checks:
+            self._metrics.budget_used.labels(*self._labels, check.scope).set(check.used_percent / 100)
+
     def running(self, turns: int) -> None:
         """Show how many turns run."""
         self._running.set(turns)
@@ -133,6 +157,21 @@ class AgentTelemetry:
                 best[check.model] = best.get(check.model, False) or check.ok
         for model, ok in best.items():
             self._metrics.model_up.labels(*self._labels, model).set(ok)
+
+    def tools(self, checks: Sequence[ToolCheck]) -> None:
+        """Show which entries of spec.tools can be used, as far as it is known."""
+        for check in checks:
+            if check.ok is not None:
+                self._metrics.tool_up.labels(*self._labels, check.name).set(check.ok)
+
+    def tool_called(self, entry: str, outcome: str, seconds: float) -> None:
+        """Count a call of a tool; `entry` is the one of spec.tools it belongs to."""
+        self._metrics.tool_calls.labels(*self._labels, entry, outcome).inc()
+        self._metrics.tool_seconds.labels(*self._labels, entry).observe(seconds)
+
+    def tool_broken(self, entry: str, reason: str, phrase: str) -> None:
+        """Note that an entry of spec.tools cannot be used."""
+        self.error(reason, f"Tool {entry} {phrase}.")
 
     def turn_taken_over(self, claim: Claim) -> None:
         """Note a turn that another process had begun."""
@@ -192,6 +231,18 @@ class AgentTelemetry:
             series.first_token.observe(call.first_token)
         series.tokens_in.inc(call.input_tokens)
         series.tokens_out.inc(call.output_tokens)
+        if call.cost is not None and call.cost.currency:
+            cost = self._metrics.cost.labels(*self._labels, call.model, call.cost.currency)
+            cost.inc(float(call.cost.amount) / 1_000_000)
+
+    def priced(self, model: str, currency: str) -> None:
+        """Begin to count what a model costs."""
+        self._metrics.cost.labels(*self._labels, model, currency)
+
+    def models_left_alone(self, models: Mapping[str, bool]) -> None:
+        """Show which models are not called now."""
+        for model, is_so in models.items():
+            self._metrics.left_alone.labels(*self._labels, model).set(is_so)
 
     def _model(self, model: str) -> "_ModelSeries":
         series = self._models.get(model)

@@ -22,6 +22,7 @@ AGENT_LABELS: Final = ("agent", "agent_namespace")
 TURN_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CALL_BUCKETS: Final = (0.05, 0.25, 1, 2.5, 5, 10, 30, 60)
 STORE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
+TOOL_BUCKETS: Final = (0.05, 0.5, 2.5, 10, 60)
 SAVE_BUCKETS: Final = (0.005, 0.01, 0.05, 0.25, 1)
 LAG_BUCKETS: Final = (0.005, 0.02, 0.1, 0.5, 2.5)
 
@@ -33,10 +34,14 @@ REFUSED_BY_US: Final = frozenset(("Draining", "NotReady", "Overloaded", "StoreUn
 RESULTS: Final = ("good", "bad")
 ERROR_TYPES: Final = (
     *(kind.value for kind in FailureKind),
+    *("OutputInvalid", "BudgetExhausted"),
     *("TurnTimeout", "StepLimit", "TooManyAttempts", "InternalError", "InvalidState"),
     *("StoreUnavailable", "LeaseLost", OTHER),
 )
+COMPACTIONS: Final = ("ok", "failed")
+BUDGET_SCOPES: Final = ("agent", "user")
 OUTCOMES: Final = ("ok", *(kind.value for kind in FailureKind))
+TOOL_OUTCOMES: Final = ("ok", "error", "timeout", "refused")
 TRIGGERS: Final = ("messages", "eviction", "shutdown")
 OPERATIONS: Final = ("accept", "complete", OTHER)
 """Calls of the store that a user waits for have series of their own."""
@@ -98,6 +103,8 @@ class RuntimeMetrics:
         self._make_process_metrics(version)
         self._make_turn_metrics()
         self._make_model_metrics()
+        self._make_tool_metrics()
+        self._make_budget_metrics()
         self._make_state_metrics()
 
     def _make_process_metrics(self, version: str) -> None:
@@ -174,7 +181,50 @@ class RuntimeMetrics:
         )
         self.tokens_in = self._counter("abide_model_input_tokens_total", "Tokens sent to the model.", labels)
         self.tokens_out = self._counter("abide_model_output_tokens_total", "Tokens the model gave.", labels)
+        self.cost = self._counter(
+            "abide_model_cost_total",
+            "What the tokens cost by models[].price, in units of the currency.",
+            (*labels, "currency"),
+        )
+        self.left_alone = self._gauge(
+            "abide_model_left_alone", "1 while it is not called: calls failed, or the provider wants none.", labels
+        )
         self.answered = self._counter("abide_turns_answered_total", "Turns answered, by model.", labels)
+
+    def _make_budget_metrics(self) -> None:
+        self.compactions = self._counter(
+            "abide_history_summaries_total",
+            "Summaries of long conversations, by what became of them.",
+            (*AGENT_LABELS, "result"),
+            COMPACTIONS,
+        )
+        self.budget_used = self._gauge(
+            "abide_budget_used_ratio",
+            "Share of the day's budget that is used, by scope: the agent, or the user nearest to the limit.",
+            (*AGENT_LABELS, "scope"),
+            len(BUDGET_SCOPES),
+        )
+        self.over_budget = self._counter(
+            "abide_turns_over_budget_total", "Turns refused because a budget is used up, by its scope.",
+            (*AGENT_LABELS, "scope"), BUDGET_SCOPES,
+        )  # fmt: skip
+
+    def _make_tool_metrics(self) -> None:
+        labels = (*AGENT_LABELS, "tool")
+        self.tool_up = self._gauge(
+            "abide_tool_up",
+            "1 if the entry of spec.tools answered when last checked or called, 0 if not; absent: not known.",
+            labels,
+        )
+        self.tool_calls = self._counter(
+            "abide_tool_calls_total",
+            "Tool calls, by outcome; refused: the arguments did not fit and nothing was called.",
+            (*labels, "outcome"),
+            TOOL_OUTCOMES,
+        )
+        self.tool_seconds = self._histogram(
+            "abide_tool_call_duration_seconds", "Time of one tool call.", labels, TOOL_BUCKETS
+        )
 
     def _make_state_metrics(self) -> None:
         self.sessions = self._gauge("abide_sessions_in_memory", "Sessions in memory.", AGENT_LABELS)
@@ -215,8 +265,8 @@ class RuntimeMetrics:
         self._note(name, "counter", labels, text, len(values))
         return Counter(name, text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
-        self._note(name, "gauge", labels, text, 1)
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...], most: int = 1) -> Gauge:
+        self._note(name, "gauge", labels, text, most)
         return Gauge(name, text, labels, registry=self.registry)
 
     def _histogram(

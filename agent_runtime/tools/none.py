@@ -12,6 +12,9 @@ _POLICY = ToolPolicy(side_effects=False)
 class NoTools:
     """Answers every call with an error the model can read, so that the turn goes on."""
 
+    async def prepare(self) -> None:
+        """There is nothing to look for."""
+
     def specs(self) -> Sequence[ToolSpec]:
         """Return nothing."""
         return ()

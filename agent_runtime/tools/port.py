@@ -54,6 +54,10 @@ class ToolContext:
 class Tools(Protocol):
     """The tools of one agent."""
 
+    async def prepare(self) -> None:
+        """Return once it was looked for tools, after a few seconds at most; at once from then on."""
+        ...
+
     def specs(self) -> Sequence[ToolSpec]:
         """Return what the model may ask for now; a tool that is down is left out."""
         ...

@@ -13,7 +13,7 @@ from agent_api.version import VERSION
 from agent_runtime.context import RuntimeContext
 from agent_runtime.settings import AuthMode, RuntimeSettings
 from agent_runtime.slim import without_modules
-from agent_runtime.web import errors, openai, states, status, turns
+from agent_runtime.web import approvals, errors, feedback, keys, memories, openai, records, states, status, turns, users
 from agent_runtime.web.edge import Edge
 from agent_runtime.web.problems import field_errors, from_status, invalid
 
@@ -35,9 +35,9 @@ def build_app(settings: RuntimeSettings, *, lifespan: Lifespan | None = None) ->
             RequestValidationError: _on_invalid,
         },
     )
-    for part in (turns.router, states.router, errors.router, openai.router, status.router):
+    for part in (turns, approvals, states, errors, feedback, users, records, keys, memories, openai, status):
         # Not include_router: it would put another router, and its bookkeeping per request, around each part.
-        app.router.routes.extend(part.routes)
+        app.router.routes.extend(part.router.routes)
     with without_modules("pydantic.v1"):
         _add_documentation(app, settings)
 

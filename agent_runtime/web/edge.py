@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agent_runtime.auth import bearer_token
+from agent_runtime.access.routes import audited_right
 from agent_runtime.context import RuntimeContext
-from agent_runtime.settings import AuthMode
-from agent_runtime.web.problems import ProblemDetails, ProblemError, from_error, internal, too_large, unauthorized
+from agent_runtime.web.admission import admit, header, record
+from agent_runtime.web.problems import ProblemDetails, ProblemError, from_error, internal, invalid, too_large
 
 BODY_SECONDS: Final = 30.0
 PROTECTED: Final = "/v1/"
+SINGLE: Final = frozenset({b"abide-user", b"idempotency-key"})
 _SLOW = ProblemDetails(408, "request-timeout", "The request's body did not come in time.")
 
 
@@ -37,11 +38,17 @@ class Edge:
 
         async def watched_send(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if admitted and audited_right(scope["method"], scope["path"]):
+                    await record(scope, context, message["status"])
                 started.append(message["status"])
             await send(message)
 
+        admitted = False
         try:
-            problem = _refusal(scope, context)
+            problem = _too_long(scope, context) or _repeated(scope)
+            if scope["path"].startswith(PROTECTED) and problem is None:
+                problem = await admit(scope, context)
+                admitted = problem is None
             if problem is None:
                 await self._app(scope, _bounded(receive, context.settings.bounds.body_bytes), watched_send)
             else:
@@ -55,22 +62,23 @@ class Edge:
             context.metrics.on_request(started[0] if started else None)
 
 
-def _refusal(scope: Scope, context: RuntimeContext) -> ProblemDetails | None:
-    if scope["path"].startswith(PROTECTED) and context.settings.auth is AuthMode.KEY:
-        token = bearer_token(_header(scope, b"authorization"))
-        if token is None:
-            return unauthorized("Send the header Authorization: Bearer <key>.")
-        if not context.keys.is_valid(token):
-            return unauthorized("This key is not valid for this agent.")
-    length = _header(scope, b"content-length")
+def _too_long(scope: Scope, context: RuntimeContext) -> ProblemDetails | None:
+    length = header(scope, b"content-length")
     limit = context.settings.bounds.body_bytes
     if length.isdigit() and int(length) > limit:
         return _body_too_large(limit)
     return None
 
 
-def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+def _repeated(scope: Scope) -> ProblemDetails | None:
+    """Refuse a header that comes twice where one of the two values would silently win."""
+    seen = set()
+    for name, _ in scope["headers"]:
+        if name in SINGLE:
+            if name in seen:
+                return invalid([{"field": name.decode().title(), "message": "comes twice; send it once"}])
+            seen.add(name)
+    return None
 
 
 def _body_too_large(limit: int) -> ProblemDetails:

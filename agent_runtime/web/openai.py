@@ -1,7 +1,7 @@
 """OpenAI-compatible endpoints: `/v1/chat/completions` and `/v1/models`.
 
 A request is answered from the messages it brings and kept nowhere, as OpenAI does, unless `metadata.session` names a
-session: then its last message is a message of that session, durable like any other. Errors are problem details.
+session: then its last message is a message of that session, durable like any other. Errors have OpenAI's shape.
 """
 
 import asyncio
@@ -16,12 +16,14 @@ from uuid import uuid4
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from agent_api.wire import CONTENT_MAX_LENGTH, USER_HEADER
+from agent_api.wire import CONTENT_MAX_LENGTH, USER_HEADER, TurnStatus
 from agent_runtime.context import RuntimeContext
 from agent_runtime.errors import AgentRuntimeError, NotFound
 from agent_runtime.llm.port import ChatMessage
+from agent_runtime.loop.driver import TurnRun
 from agent_runtime.loop.engine import AgentEngine
 from agent_runtime.loop.stream import TurnStream
+from agent_runtime.web.admission import count
 from agent_runtime.web.openapi import documented
 from agent_runtime.web.params import (
     DEFAULT_USER,
@@ -29,9 +31,10 @@ from agent_runtime.web.params import (
     User,
     context_of,
     invalid_field,
-    read_model,
+    principal_of,
 )
-from agent_runtime.web.problems import ProblemError, too_large
+from agent_runtime.web.problems import ProblemDetails, ProblemError, field_errors, forbidden, from_error, too_large
+from agent_store.errors import StoreError
 from agent_store.ports import Outcome, TurnRecord
 
 if TYPE_CHECKING:
@@ -56,14 +59,19 @@ class Answered:
 @router.get("/v1/models", **documented("list_models"))
 async def list_models(request: Request) -> Response:
     """List the agents of this process as models."""
-    cards = [_card(namespace, name) for namespace, name in context_of(request).engines]
+    agents = principal_of(request).agents
+    cards = [
+        _card(namespace, name)
+        for namespace, name in context_of(request).engines
+        if agents is None or f"{namespace}/{name}" in agents
+    ]
     return Response(json.dumps({"object": "list", "data": cards}), media_type="application/json")
 
 
 @router.get("/v1/models/{model:path}", **documented("get_model"))
 async def get_model(request: Request, model: str) -> Response:
     """Show one agent as a model."""
-    engine = _engine(context_of(request), model)
+    engine = _engine(request, model)
     return Response(json.dumps(_card(engine.agent.namespace, engine.agent.name)), media_type="application/json")
 
 
@@ -71,9 +79,37 @@ def _card(namespace: str, name: str) -> dict[str, Any]:
     return {"id": f"{namespace}/{name}", "object": "model", "created": 0, "owned_by": "abide"}
 
 
-def _engine(context: RuntimeContext, model: str) -> AgentEngine:
+def _engine(request: Request, model: str) -> AgentEngine:
+    """Return the agent that a model's name stands for. Raises NotFound, also where the caller's key is not for it."""
+    agents = principal_of(request).agents
+    if agents is not None and model not in agents:
+        raise NotFound("agent")
     namespace, _, name = model.partition("/")
-    return context.engine(namespace, name)
+    return context_of(request).engine(namespace, name)
+
+
+async def _read(request: Request) -> "ChatCompletionRequest":
+    """Read the body. Raises ProblemError naming the parameter that is wrong, unknown or not supported."""
+    from pydantic import ValidationError
+
+    from agent_runtime.web.openai_wire import ChatCompletionRequest
+
+    try:
+        return ChatCompletionRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        fields = field_errors(errors)
+        first = str(errors[0]["loc"][0]) if errors[0]["loc"] else ""
+        described = ChatCompletionRequest.model_fields.get(first)
+        if errors[0]["type"] == "extra_forbidden":
+            problem = ProblemDetails(422, "unknown-parameter", f"Unknown parameter: {first}.", "Leave it out.", fields)
+        elif described is not None and (described.description or "").startswith("Not supported"):
+            detail = f"{described.description} Leave it out."
+            problem = ProblemDetails(422, "unsupported-parameter", f"Unsupported value of {first}.", detail, fields)
+        else:
+            detail = f"{fields[0]['field'] or 'body'}: {fields[0]['message']}"
+            problem = ProblemDetails(422, "invalid-value", "The request is not valid.", detail, fields)
+        raise ProblemError(problem) from None
 
 
 @router.post("/v1/chat/completions", **documented("chat_completions"))
@@ -81,11 +117,12 @@ async def chat_completions(
     request: Request, user: User = DEFAULT_USER, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Answer a conversation, as OpenAI's chat completions do."""
-    from agent_runtime.web.openai_wire import ChatCompletionRequest
-
-    body = await read_model(request, ChatCompletionRequest)
+    body = await _read(request)
     context = context_of(request)
-    engine = _engine(context, body.model)
+    engine = _engine(request, body.model)
+    # The path names no agent, so that the edge could not count.
+    if problem := count(request.scope, context, (engine.agent.namespace, engine.agent.name)):
+        raise ProblemError(problem)
     _check_last(body)
     completion = _Completion(context, engine, body, _speaker(request, user, body), idempotency_key)
     if body.stream:
@@ -95,6 +132,9 @@ async def chat_completions(
 
 
 def _speaker(request: Request, user: str, body: "ChatCompletionRequest") -> str:
+    principal = principal_of(request)
+    if principal.user is not None and body.user not in (None, principal.user):
+        raise ProblemError(forbidden(f"{principal.name} speaks as {principal.user} only: leave user out."))
     return user if USER_HEADER in request.headers else body.user or user
 
 
@@ -123,20 +163,25 @@ class _Completion:
         self._user = user
         self._key = idempotency_key
         self._turn: TurnRecord | None = None
+        self._run: TurnRun | None = None
+        self._stream = TurnStream()
         self._id = f"chatcmpl-{uuid4().hex}"
         self._created = int(time.time())
 
     async def begin(self) -> None:
-        """Commit the message, if the conversation is one that is kept. Raises what accept raises."""
-        if self._body.session is not None and self._turn is None:
-            content = self._body.messages[-1].text()
-            self._turn = await self._engine.accept(self._user, self._body.session, content, self._key)
+        """Commit the message, if the conversation is one that is kept. Raises what accept raises, and Overloaded."""
+        with self._context.waiters.enter():  # refuses before anything is stored; who waits takes a place of its own
+            if self._body.session is not None:
+                content = self._body.messages[-1].text()
+                self._turn = await self._engine.accept(self._user, self._body.session, content, self._key)
+            else:
+                self._run = self._prepare_once()
 
     async def whole(self) -> dict[str, Any]:
         """Return the completion once it is there."""
         answered = None
+        await self.begin()
         with self._context.waiters.enter():
-            await self.begin()
             async with aclosing(self._pieces()) as pieces:
                 async for piece in pieces:
                     answered = piece if isinstance(piece, Answered) else answered
@@ -157,7 +202,7 @@ class _Completion:
         }
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the completion as it is made. An error in the middle ends the stream without `[DONE]`."""
+        """Yield the completion as it is made. An error in the middle is told as OpenAI does, and ends the stream."""
         try:
             with self._context.waiters.enter():
                 yield self._chunk({"role": "assistant", "content": ""})
@@ -169,17 +214,28 @@ class _Completion:
                             yield self._chunk({"content": piece})
                         else:
                             yield self._chunk({}, finish="stop", abide=_info(piece))
-                            if self._body.stream_options is not None and self._body.stream_options.include_usage:
+                            if self._with_usage:
                                 yield self._line(
                                     {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(piece)}
                                 )
                             yield b"data: [DONE]\n\n"
-        except AgentRuntimeError:
-            return
+        except (AgentRuntimeError, StoreError) as error:
+            problem = from_error(error)
+            if problem is not None:
+                yield self._line(problem.openai_body())
+
+    @property
+    def _with_usage(self) -> bool:
+        return self._body.stream_options is not None and self._body.stream_options.include_usage
 
     async def _pieces(self) -> AsyncGenerator[str | Answered | None, None]:
         """Yield pieces of text, None while nothing happens, and the answer last."""
-        source = self._kept(self._turn) if self._turn is not None else self._once()
+        if self._turn is not None:
+            source = self._kept(self._turn)
+        elif self._run is not None:
+            source = self._once(self._run)
+        else:
+            raise AssertionError("begin() comes first")
         async with aclosing(source) as pieces:
             async for piece in pieces:
                 yield piece
@@ -189,6 +245,13 @@ class _Completion:
         with self._engine.hub.hold(turn.id) as stream:
             async with aclosing(self._engine.events(turn, None)) as events:
                 async for event in events:
+                    if event is None and stream.waiting:
+                        # A person may take days to decide, which no client of this protocol waits for.
+                        text = self._engine.spec.messages.waiting_approval
+                        yield f"\n\n{text}" if said else text
+                        status = TurnStatus.WAITING.value
+                        yield Answered(text, status, None, None, stream.usage, str(turn.id))
+                        return
                     if event is None:
                         yield None
                     elif event.kind == "delta":
@@ -199,16 +262,18 @@ class _Completion:
                     elif event.turn is not None and event.kind != "accepted":
                         yield _from_turn(event.turn, stream.usage)
 
-    async def _once(self) -> AsyncGenerator[str | Answered | None, None]:
+    def _prepare_once(self) -> TurnRun:
         *before, last = self._body.messages
         system = "\n\n".join(message.text() for message in before if message.role in ("system", "developer"))
         history = tuple(
             ChatMessage(message.role, message.text()) for message in before if message.role in ("user", "assistant")
         )
-        stream = TurnStream()
-        stream.begin(1)
-        run = self._engine.prepare_once(last.text(), history, stream, system=system)
-        work = asyncio.create_task(run.run(), name="answer-once")
+        self._stream.begin(1)
+        return self._engine.prepare_once(last.text(), history, self._stream, system=system, user=self._user)
+
+    async def _once(self, run: TurnRun) -> AsyncGenerator[str | Answered | None, None]:
+        stream = self._stream
+        work = asyncio.create_task(self._engine.run_once(run), name="answer-once")
         work.add_done_callback(lambda _task: stream.close())
         try:
             attempt, index = 1, 0
@@ -229,12 +294,19 @@ class _Completion:
             work.cancel()
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._body.model}
+        return {
+            "id": self._id,
+            "object": kind,
+            "created": self._created,
+            "model": self._body.model,
+            "system_fingerprint": self._engine.revision or None,
+        }
 
     def _chunk(self, delta: dict[str, str], *, finish: str | None = None, abide: dict[str, Any] | None = None) -> bytes:
         chunk = {
             **self._head("chat.completion.chunk"),
             "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}],
+            **({"usage": None} if self._with_usage else {}),
         }
         return self._line({**chunk, "abide": abide} if abide else chunk)
 

@@ -1,11 +1,13 @@
 """Bodies of the OpenAI-compatible endpoints, as far as they are understood here.
 
-Loaded with the first request that needs them. Source: the API reference of OpenAI's chat completions. Unknown fields
-(temperature, tools and the like) are accepted and have no effect: the Agent decides on its models.
+Loaded with the first request that needs them. Source: the API reference of OpenAI's chat completions. Fields that only
+say how a model should answer (temperature and the like) are accepted and have no effect: the Agent decides on its
+models. Fields that ask for another kind of answer (tools, several choices, audio, a schema) are refused, as are fields
+that the protocol does not have: a client must not take for an answer what is none.
 """
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -17,7 +19,7 @@ class ContentPart(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    type: Literal["text"]
+    type: Literal["text"] = Field(description="Only text; images, audio and files are refused.")
     text: str = Field(max_length=CONTENT_MAX_LENGTH)
 
 
@@ -26,7 +28,7 @@ class ChatMessageIn(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant"]
     content: str | list[ContentPart] | None = None
 
     def text(self) -> str:
@@ -44,10 +46,28 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class PlainText(BaseModel):
+    """The only format of an answer."""
+
+    type: Literal["text"]
+
+
+NothingList = Annotated[list[Any], Field(max_length=0)] | None
+"""Null or an empty list: nothing is asked for."""
+
+
+def _no_effect() -> Any:
+    return Field(default=None, description="Accepted, without effect: the Agent decides on its models.")
+
+
+def _refused(why: str) -> Any:
+    return Field(default=None, description=f"Not supported: {why}.")
+
+
 class ChatCompletionRequest(BaseModel):
     """A request for a completion. `model` is `{namespace}/{name}` of an agent."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="forbid")
 
     model: str = Field(min_length=1, max_length=200, examples=["default/assistant"])
     messages: list[ChatMessageIn] = Field(min_length=1, max_length=1000)
@@ -60,6 +80,39 @@ class ChatCompletionRequest(BaseModel):
         default=None,
         description="`session` names a session that is kept: then only the last message is new, the rest is known.",
     )
+
+    frequency_penalty: Any = _no_effect()
+    logit_bias: Any = _no_effect()
+    max_completion_tokens: Any = _no_effect()
+    max_tokens: Any = _no_effect()
+    parallel_tool_calls: Any = _no_effect()
+    presence_penalty: Any = _no_effect()
+    prompt_cache_key: Any = _no_effect()
+    prompt_cache_options: Any = _no_effect()
+    prompt_cache_retention: Any = _no_effect()
+    reasoning_effort: Any = _no_effect()
+    safety_identifier: Any = _no_effect()
+    seed: Any = _no_effect()
+    service_tier: Any = _no_effect()
+    store: Any = _no_effect()
+    temperature: Any = _no_effect()
+    top_p: Any = _no_effect()
+    verbosity: Any = _no_effect()
+
+    n: Literal[1] | None = _refused("one answer is given")
+    logprobs: Literal[False] | None = _refused("the agent's models tell no probabilities")
+    top_logprobs: Literal[0] | None = _refused("the agent's models tell no probabilities")
+    modalities: list[Literal["text"]] | None = _refused("answers are text")
+    response_format: PlainText | None = _refused("answers are plain text")
+    tool_choice: Literal["none", "auto"] | None = _refused("the Agent has its own tools")
+    function_call: Literal["none", "auto"] | None = _refused("the Agent has its own tools")
+    tools: NothingList = _refused("the Agent has its own tools, and calls them itself")
+    functions: NothingList = _refused("the Agent has its own tools, and calls them itself")
+    stop: NothingList = _refused("answers are not cut")
+    audio: None = _refused("answers are text")
+    moderation: None = _refused("the Agent decides")
+    prediction: None = _refused("the Agent decides")
+    web_search_options: None = _refused("the Agent has its own tools")
 
     @field_validator("metadata")
     @classmethod
@@ -116,6 +169,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: str | None = Field(description="Revision of the Agent that answered.")
     choices: list[Choice]
     usage: Usage
     abide: TurnInfo
@@ -135,3 +189,18 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong, for programs and people."""
+
+    message: str
+    type: str = Field(examples=["invalid_request_error"])
+    param: str | None = Field(description="The parameter that is wrong.")
+    code: str | None = Field(examples=["model_not_found"])
+
+
+class OpenAIError(BaseModel):
+    """An error of the OpenAI-compatible endpoints."""
+
+    error: ErrorDetail

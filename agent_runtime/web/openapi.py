@@ -24,11 +24,38 @@ _TURN: Final = {
     "attempts": 1,
     "createdAt": _AT,
     "finishedAt": _AT,
+    "usage": {"inputTokens": 120, "outputTokens": 40, "cost": "0.00042", "currency": "USD"},
+}
+_APPROVAL: Final = {
+    "turnId": _TURN_ID,
+    "callId": "call-1",
+    "tool": "create_review",
+    "arguments": {"title": "Fix the door"},
+    "session": "s1",
+    "user": "anonymous",
+    "requestedAt": _AT,
+    "expiresAt": _AT,
+    "onTimeout": "Reject",
+}
+_MEMORY: Final = {
+    "id": "5b0c1f9e-2d3a-4c56-8f70-1a2b3c4d5e6f",
+    "content": "Prefers answers in French.",
+    "type": "general",
+    "importance": 7,
+    "tags": ["language"],
+    "user": "anonymous",
+    "createdAt": _AT,
+    "updatedAt": _AT,
+    "recalledAt": None,
+    "score": None,
 }
 EXAMPLES: Final[Mapping[str, Any]] = {
     "MessageIn": {"content": "hello"},
     "TurnResponse": {"turn": _TURN, "reply": {"content": "hello [1]"}},
-    "TurnPending": {"turn": {**_TURN, "status": "running", "model": None, "finishedAt": None}, "reply": None},
+    "TurnPending": {
+        "turn": {**_TURN, "status": "running", "model": None, "finishedAt": None, "usage": None},
+        "reply": None,
+    },
     "MessagePage": {
         "items": [
             {"seq": 1, "role": "user", "content": "hello", "turnId": _TURN_ID, "createdAt": _AT},
@@ -51,15 +78,45 @@ EXAMPLES: Final[Mapping[str, Any]] = {
         ],
         "nextCursor": None,
     },
+    "ApprovalPage": {"items": [_APPROVAL]},
+    "ApprovalOut": _APPROVAL,
+    "DecisionIn": {"decision": "approve", "comment": ""},
+    "MemoryIn": {"content": "Prefers answers in French.", "importance": 7, "tags": ["language"]},
+    "MemoryPatch": {"importance": 9},
+    "MemoryOut": _MEMORY,
+    "MemoryPage": {"items": [_MEMORY], "nextCursor": None},
+    "RecallIn": {"query": "Which language does she like?", "limit": 5},
+    "Recalled": {"items": [{**_MEMORY, "score": 0.0246}]},
+    "KeysOut": {
+        "encrypts": True,
+        "items": [
+            {"id": "m4xk2p", "createdAt": _AT, "wrappingKey": "1", "current": False},
+            {"id": "t7wq9c", "createdAt": _AT, "wrappingKey": "2", "current": True},
+        ],
+    },
+    "KeyPassIn": {"cursor": None, "dryRun": False},
+    "KeyPassOut": {
+        "cursor": None,
+        "rows": [{"key": None, "rows": 12}, {"key": "t7wq9c", "rows": 188}],
+        "rewritten": 12,
+        "unreadable": 0,
+    },
     "State": {
         "format": "abide.dev/session-state",
-        "formatVersion": 1,
+        "formatVersion": 2,
         "cursor": {"turnSeq": 5, "acceptedMessages": 5},
         "variables": {"language": "en"},
         "summary": None,
         "version": 1,
         "updatedAt": _AT,
     },
+    "FeedbackIn": {"score": 1, "text": "Thank you!"},
+    "FeedbackOut": {"turnId": _TURN_ID, "score": 1, "text": "Thank you!", "revision": "3f2a9c01de", "at": _AT},
+    "UserErased": {"sessions": 3, "memories": 12},
+    "MetricIn": {"type": "orders_found", "value": 3, "metadata": {"shop": "north"}},
+    "ErrorIn": {"type": "OrderSystemDown", "message": "The order system refuses connections."},
+    "UserExport": '{"kind": "export", "format": "abide.dev/user-export", "formatVersion": 1, "user": "alice"}\n'
+    '{"kind": "session", "name": "s1", "messages": 1}\n{"kind": "end", "items": 1}\n',
     "StateIn": {"variables": {"language": "en"}, "summary": None},
     "HealthOut": {
         "ok": True,
@@ -86,12 +143,13 @@ _STATE_SCHEMA: Final[Mapping[str, Any]] = {
     "type": "object",
     "properties": {
         "format": {"const": "abide.dev/session-state"},
-        "formatVersion": {"type": "integer", "minimum": 1, "maximum": 1},
+        "formatVersion": {"type": "integer", "minimum": 1, "maximum": 2},
         "cursor": {
             "type": "object",
             "properties": {
                 "turnSeq": {"type": "integer", "minimum": 0},
                 "acceptedMessages": {"type": "integer", "minimum": 0},
+                "summarySeq": {"type": "integer", "minimum": 0},
             },
             "additionalProperties": False,
         },
@@ -121,13 +179,14 @@ _EVENT_SCHEMA: Final = {
 
 PROBLEMS: Final[Mapping[int, str]] = {
     400: "The body could not be read.",
-    401: "No valid API key.",
+    401: "No valid API key or token.",
+    403: "The caller is known and has no right to this.",
     404: "The agent, session or turn does not exist, or belongs to another user.",
     405: "The path exists, the method does not.",
-    409: "The Idempotency-Key was used with another body.",
+    409: "It does not fit what is there, as an Idempotency-Key that was used with another body.",
     413: "The message has more than 100,000 characters, or the body is too large.",
     422: "A field is wrong; `errors` names each.",
-    429: "Too many messages wait in this session.",
+    429: "Too many requests of this caller, or too many messages wait in this session.",
     500: "A defect; it was recorded.",
     503: "Nothing can be kept now: Postgres is away, or the process is starting or being stopped.",
 }
@@ -155,22 +214,67 @@ class Operation:
 
 
 _STREAM: Final = "Events `accepted`, `delta`, `reset`, `completed`, `failed`, with ids `turn:attempt:index`."
-_COMMON: Final = (401, 404, 422, 503)
+_COMMON: Final = (401, 403, 404, 422, 429, 503)
 _TURN_200: Final = Answer("The turn has its outcome.", "TurnResponse", "TurnResponse")
 _TURN_202: Final = Answer("The turn goes on; see `Location`.", "TurnResponse", "TurnPending")
 _HEALTH: Final = {200: Answer("All is well.", "HealthOut", "HealthOut"), 503: Answer("Not so.", "HealthOut")}
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
-    "send_message": Operation(
-        "messages", {200: _TURN_200, 202: _TURN_202}, (*_COMMON, 409, 413, 429), body="MessageIn"
-    ),
+    "send_message": Operation("messages", {200: _TURN_200, 202: _TURN_202}, (*_COMMON, 409, 413), body="MessageIn"),
     "list_messages": Operation("messages", {200: Answer("One page.", "MessagePage", "MessagePage")}, _COMMON),
     "list_sessions": Operation("sessions", {200: Answer("One page.", "SessionPage", "SessionPage")}, _COMMON),
     "delete_session": Operation("sessions", {204: Answer("It is gone.")}, _COMMON),
     "list_errors": Operation("errors", {200: Answer("One page.", "ErrorPage", "ErrorPage")}, _COMMON),
     "get_turn": Operation("turns", {200: Answer("The turn as it stands.", "TurnResponse", "TurnResponse")}, _COMMON),
     "follow_turn": Operation("turns", {200: Answer(_STREAM, media_type=EVENTS)}, _COMMON),
-    "cancel_turn": Operation("turns", {200: _TURN_200, 202: _TURN_202}, (*_COMMON, 409)),
+    "cancel_turn": Operation("turns", {200: _TURN_200, 202: _TURN_202}, _COMMON),
+    "list_approvals": Operation(
+        "approvals", {200: Answer("What waits, at most 200.", "ApprovalPage", "ApprovalPage")}, _COMMON
+    ),
+    "decide_approval": Operation(
+        "approvals",
+        {200: Answer("The call, as decided.", "ApprovalOut", "ApprovalOut")},
+        (*_COMMON, 409),
+        body="DecisionIn",
+    ),
+    "list_memories": Operation("memories", {200: Answer("One page.", "MemoryPage", "MemoryPage")}, _COMMON),
+    "add_memory": Operation(
+        "memories", {201: Answer("It is kept.", "MemoryOut", "MemoryOut")}, (*_COMMON, 409), body="MemoryIn"
+    ),
+    "recall_memories": Operation(
+        "memories", {200: Answer("What fits best, best first.", "Recalled", "Recalled")}, _COMMON, body="RecallIn"
+    ),
+    "get_memory": Operation("memories", {200: Answer("The memory.", "MemoryOut", "MemoryOut")}, _COMMON),
+    "change_memory": Operation(
+        "memories", {200: Answer("As it is now.", "MemoryOut", "MemoryOut")}, _COMMON, body="MemoryPatch"
+    ),
+    "delete_memory": Operation("memories", {204: Answer("It is gone.")}, _COMMON),
+    "list_keys": Operation("keys", {200: Answer("The keys, old to new.", "KeysOut", "KeysOut")}, _COMMON),
+    "rotate_key": Operation("keys", {200: Answer("The keys, old to new.", "KeysOut", "KeysOut")}, (*_COMMON, 409)),
+    "reencrypt": Operation(
+        "keys", {200: Answer("What this part found and did.", "KeyPassOut", "KeyPassOut")}, _COMMON, body="KeyPassIn"
+    ),
+    "put_feedback": Operation(
+        "feedback", {200: Answer("It is kept.", "FeedbackOut", "FeedbackOut")}, _COMMON, body="FeedbackIn"
+    ),
+    "get_feedback": Operation(
+        "feedback", {200: Answer("The last word on this turn.", "FeedbackOut", "FeedbackOut")}, _COMMON
+    ),
+    "export_user": Operation(
+        "users",
+        {
+            200: Answer(
+                "One JSON object per line; `kind` is export, session, turn, message, state, approval, feedback, "
+                "memory, and end in the last line.",
+                example="UserExport",
+                media_type="application/x-ndjson",
+            )
+        },
+        _COMMON,
+    ),
+    "erase_user": Operation("users", {200: Answer("All of it is gone.", "UserErased", "UserErased")}, _COMMON),
+    "record_metric": Operation("records", {204: Answer("It is kept.")}, _COMMON, body="MetricIn"),
+    "record_error": Operation("records", {204: Answer("It is kept.")}, _COMMON, body="ErrorIn"),
     "get_state": Operation("state", {200: Answer("The newest snapshot.", "State", "State")}, _COMMON),
     "put_state": Operation(
         "state", {200: Answer("The snapshot that was saved.", "State", "State")}, (*_COMMON, 413), body="StateIn"
@@ -179,7 +283,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "chat_completions": Operation(
         "openai",
         {200: Answer("A completion, or with `stream` its chunks.", "ChatCompletion")},
-        (*_COMMON, 413, 429),
+        (401, 403, 404, 413, 422, 429, 503),
         body="ChatCompletionRequest",
     ),
     "get_model": Operation("openai", {200: Answer("The agent, as a model.", "ModelCard")}, (401, 404, 503)),
@@ -227,9 +331,11 @@ def _complete(document: dict[str, Any], *, protected: bool) -> None:
     operation = OPERATIONS[document["operationId"]]
     document["responses"] = {
         **{str(status): _answer(answer) for status, answer in operation.answers.items()},
-        **{str(status): _problem(status) for status in operation.problems if protected or status != 401},
+        **{str(status): _problem(status) for status in operation.problems if protected or status not in (401, 403)},
     }
-    if operation.tag != "status":
+    if operation.tag == "openai":
+        _as_openai(document["responses"], operation)
+    elif operation.tag != "status":
         document["responses"]["default"] = {"description": "Another problem.", "content": _problem_content()}
     if document["operationId"] == "send_message":
         document["responses"]["200"]["content"][EVENTS] = {"schema": _EVENT_SCHEMA}
@@ -242,6 +348,14 @@ def _complete(document: dict[str, Any], *, protected: bool) -> None:
         document["security"] = [{"key": []}]
 
 
+def _as_openai(responses: dict[str, Any], operation: Operation) -> None:
+    """Give the errors of OpenAI's paths their shape: another body, and 400 for wrong fields."""
+    for status in [key for key in responses if key not in {str(one) for one in operation.answers}]:
+        responses[status]["content"] = {JSON: {"schema": _ref("OpenAIError")}}
+    if "422" in responses:
+        responses["400"] = {**responses.pop("422"), "description": "A parameter is wrong, unknown or not supported."}
+
+
 def _answer(answer: Answer) -> dict[str, Any]:
     described: dict[str, Any] = {"description": answer.description}
     if answer.schema:
@@ -252,7 +366,10 @@ def _answer(answer: Answer) -> dict[str, Any]:
     elif answer.media_type == EVENTS:
         described["content"] = {EVENTS: {"schema": _EVENT_SCHEMA}}
     elif answer.media_type != JSON:
-        described["content"] = {answer.media_type: {"schema": {"type": "string"}}}
+        text: dict[str, Any] = {"schema": {"type": "string"}}
+        described["content"] = {
+            answer.media_type: text | ({"example": EXAMPLES[answer.example]} if answer.example else {})
+        }
     return described
 
 
@@ -278,15 +395,36 @@ def _schemas() -> dict[str, Any]:
 
     from agent_runtime.web import openai_wire
 
-    incoming: list[type[BaseModel]] = [wire.MessageIn, openai_wire.ChatCompletionRequest]
+    incoming: list[type[BaseModel]] = [
+        wire.MessageIn,
+        wire.FeedbackIn,
+        wire.MetricIn,
+        wire.ErrorIn,
+        wire.KeyPassIn,
+        wire.DecisionIn,
+        wire.MemoryIn,
+        wire.MemoryPatch,
+        wire.RecallIn,
+        openai_wire.ChatCompletionRequest,
+    ]
     outgoing: list[type[BaseModel]] = [
         wire.TurnResponse,
         wire.MessagePage,
         wire.SessionPage,
         wire.ErrorPage,
+        wire.FeedbackOut,
+        wire.UserErased,
+        wire.MemoryOut,
+        wire.MemoryPage,
+        wire.Recalled,
+        wire.KeysOut,
+        wire.KeyPassOut,
+        wire.ApprovalOut,
+        wire.ApprovalPage,
         wire.HealthOut,
         wire.Problem,
         openai_wire.ChatCompletion,
+        openai_wire.OpenAIError,
         openai_wire.ModelList,
         openai_wire.ModelCard,
     ]

@@ -15,9 +15,10 @@ from agent_api.wire import (
     USER_PATTERN,
     MessageIn,
 )
+from agent_runtime.access.principal import ANYBODY, SCOPE_KEY, Principal, Right
 from agent_runtime.context import RuntimeContext
 from agent_runtime.loop.engine import AgentEngine
-from agent_runtime.web.problems import ProblemError, field_errors, invalid, too_large
+from agent_runtime.web.problems import ProblemError, field_errors, forbidden, invalid, too_large
 
 MOST_WAIT_SECONDS: Final = 3600.0
 PAGE_DEFAULT: Final = 50
@@ -54,6 +55,8 @@ DEFAULT_USER: Final = ANONYMOUS
 
 _WAIT_PREFERENCE = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?", re.ASCII)
 
+_NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0*)?")
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -66,6 +69,20 @@ def context_of(request: Request) -> RuntimeContext:
 def engine_of(request: Request, namespace: str, name: str) -> AgentEngine:
     """Return the agent's engine. Raises NotFound."""
     return context_of(request).engine(namespace, name)
+
+
+def principal_of(request: Request) -> Principal:
+    """Return who calls, as the edge found out."""
+    principal: Principal = request.scope.get(SCOPE_KEY, ANYBODY)
+    return principal
+
+
+def require(request: Request, right: Right) -> Principal:
+    """Return who calls. Raises ProblemError: 403 without the right."""
+    principal = principal_of(request)
+    if right not in principal.rights:
+        raise ProblemError(forbidden(f"The right {right.value} is needed; {principal.name} does not have it."))
+    return principal
 
 
 async def read_model(request: Request, model: type[M]) -> M:
@@ -107,8 +124,14 @@ def preferred_wait(request: Request, wait_seconds: float) -> float:
 
 
 def wants_stream(request: Request) -> bool:
-    """Whether the client asked for server-sent events."""
-    return "text/event-stream" in request.headers.get("accept", "").lower()
+    """Whether the client asked for server-sent events; `q=0` says that it does not take them (RFC 9110, 12.5.1)."""
+    accepted = ",".join(request.headers.getlist("accept")).lower()
+    return "text/event-stream" in accepted and any(map(_accepts_events, accepted.split(",")))
+
+
+def _accepts_events(media_range: str) -> bool:
+    kind, *parameters = (part.strip() for part in media_range.split(";"))
+    return kind == "text/event-stream" and not any(map(_NO_WEIGHT.fullmatch, parameters))
 
 
 def invalid_field(field: str, message: str) -> ProblemError:

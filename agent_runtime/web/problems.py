@@ -10,8 +10,20 @@ from typing import Any, Final
 from fastapi import Response
 
 from agent_api.conditions import Reason
-from agent_runtime.errors import Draining, InvalidState, NotFound, NotReady, Overloaded, RunsElsewhere
-from agent_store.errors import IdempotencyMismatch, LeaseLost, QueueFull, SessionGone, StoreUnavailable
+from agent_runtime.access.errors import AccessUnavailable
+from agent_runtime.errors import (
+    Draining,
+    InvalidContent,
+    InvalidState,
+    NotFound,
+    NotReady,
+    NotWaiting,
+    Overloaded,
+    SessionBusy,
+)
+from agent_runtime.memory.port import InvalidMemory
+from agent_runtime.web.openai_errors import is_openai, openai_error, openai_status
+from agent_store.errors import IdempotencyMismatch, LeaseLost, MemoriesFull, QueueFull, SessionGone, StoreUnavailable
 
 BASE: Final = "https://abide.dev/problems/"
 MEDIA_TYPE: Final = "application/problem+json"
@@ -45,8 +57,18 @@ class ProblemDetails:
             **({"reason": self.reason} if self.reason else {}),
         }
 
+    def openai_body(self) -> dict[str, Any]:
+        """Return the JSON document for OpenAI's clients."""
+        param = self.errors[0]["field"] or None if self.errors else None
+        message = f"{self.title} {self.detail}".strip()
+        return openai_error(self.kind, self.status, message, param)
+
     def response(self, instance: str) -> Response:
-        """Return the HTTP response."""
+        """Return the HTTP response; on the paths of OpenAI's protocol in the shape that its clients read."""
+        if is_openai(instance):
+            body, status = self.openai_body(), openai_status(self.status)
+            content = json.dumps(body, ensure_ascii=False).encode("utf-8", errors="replace")
+            return Response(content, status, dict(self.headers), "application/json")
         return Response(
             json.dumps(self.body(instance), ensure_ascii=False).encode("utf-8", errors="replace"),
             self.status,
@@ -75,10 +97,31 @@ def too_large(detail: str, errors: Sequence[FieldError] = ()) -> ProblemDetails:
 
 
 def unauthorized(detail: str) -> ProblemDetails:
-    """Return the problem of a request without a valid key (RFC 6750, section 3)."""
+    """Return the problem of a request without a valid key or token (RFC 6750, section 3)."""
     return ProblemDetails(
-        401, "unauthorized", "A valid API key is needed.", detail, headers={"WWW-Authenticate": 'Bearer realm="abide"'}
+        401,
+        "unauthorized",
+        "A valid API key or token is needed.",
+        detail,
+        headers={"WWW-Authenticate": 'Bearer realm="abide"'},
     )
+
+
+def forbidden(detail: str) -> ProblemDetails:
+    """Return the problem of a caller who is known and may not do this (RFC 6750, section 3.1)."""
+    headers = {"WWW-Authenticate": 'Bearer realm="abide", error="insufficient_scope"'}
+    return ProblemDetails(403, "forbidden", "This caller may not do this.", detail, headers=headers)
+
+
+def rate_limited(per_minute: int, retry_after: float) -> ProblemDetails:
+    """Return the problem of a caller who asks too often."""
+    detail = f"This agent takes {per_minute} requests of one caller and user in a minute."
+    return _waiting(429, "rate-limited", "Too many requests.", detail, retry_after)
+
+
+def encryption_keys(detail: str) -> ProblemDetails:
+    """Return the problem of keys that are missing or wrong."""
+    return ProblemDetails(409, "encryption-keys", "The agent's encryption keys cannot be used.", detail)
 
 
 def internal() -> ProblemDetails:
@@ -106,10 +149,16 @@ def from_error(error: Exception) -> ProblemDetails | None:
             # A session's first messages have no snapshot yet; that is no mistake of whoever asks.
             detail = "It is saved after state.autoSaveEveryMessages messages and at the end." if what == "state" else ""
             return ProblemDetails(404, f"{what}-not-found", str(error), detail)
+        case NotWaiting():
+            return ProblemDetails(409, "approval-not-waiting", "This call waits for no decision any more.", str(error))
         case SessionGone():
             return ProblemDetails(404, "session-not-found", "There is no such session.")
-        case InvalidState(problems=problems):
+        case InvalidState(problems=problems) | InvalidContent(problems=problems):
             return invalid([{"field": name, "message": message} for name, message in problems])
+        case InvalidMemory(problems=problems):
+            return invalid([{"field": name, "message": message} for name, message in problems])
+        case MemoriesFull():
+            return ProblemDetails(409, "memories-full", "No more memories can be kept.", str(error))
         case IdempotencyMismatch():
             return ProblemDetails(
                 409,
@@ -119,8 +168,12 @@ def from_error(error: Exception) -> ProblemDetails | None:
             )
         case QueueFull():
             return _waiting(429, "queue-full", "Too many messages wait in this session.", str(error), 2.0)
-        case RunsElsewhere():
-            return _waiting(409, "runs-elsewhere", "Another process runs this turn.", error.message, error.retry_after)
+        case AccessUnavailable():
+            title = "It cannot be found out now who calls."
+            return _waiting(503, "access-unavailable", title, error.message, error.retry_after)
+        case SessionBusy():
+            title = "Another message of this session is being answered."
+            return _waiting(429, "session-busy", title, error.message, error.retry_after)
         case Draining():
             return _waiting(503, "draining", "This process is being stopped.", error.message, error.retry_after)
         case Overloaded():

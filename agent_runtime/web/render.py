@@ -3,25 +3,42 @@
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 from agent_api.wire import (
+    ApprovalOut,
     ErrorOut,
     MessageOut,
     Reply,
     SessionOut,
+    StepOut,
     TurnError,
     TurnOut,
     TurnResponse,
     TurnStatus,
+    TurnUsage,
 )
 from agent_store.ports import ErrorRecord, SessionRecord, StoredMessage, TurnRecord
+from agent_store.steps import ApprovalRecord, StepRecord
 
 
-def turn_response(turn: TurnRecord) -> TurnResponse:
-    """Return a turn with its reply; a turn without an outcome, and a cancelled one, have none."""
-    has_reply = turn.status.is_final and turn.status is not TurnStatus.CANCELLED and turn.reply is not None
+def turn_response(
+    turn: TurnRecord,
+    *,
+    waiting: str = "",
+    steps: Sequence[StepRecord] | None = None,
+    approvals: Sequence[ApprovalRecord] | None = None,
+) -> TurnResponse:
+    """Return a turn with its reply; a turn without an outcome, and a cancelled one, have none.
+
+    `waiting` is what users read while the turn waits for a person.
+    """
+    text = turn.reply if turn.status.is_final and turn.status is not TurnStatus.CANCELLED else None
+    if turn.status is TurnStatus.WAITING and waiting:
+        text = waiting
     error = TurnError(type=turn.error_type, message=turn.error_message or "") if turn.error_type else None
     out = TurnOut(
         id=turn.id,
@@ -32,8 +49,51 @@ def turn_response(turn: TurnRecord) -> TurnResponse:
         attempts=turn.attempts,
         created_at=turn.created_at,
         finished_at=turn.finished_at,
+        usage=_usage(turn) if turn.status.is_final else None,
+        steps=None if steps is None else [_step_out(step) for step in steps],
+        approvals=None if approvals is None else [approval_out(approval) for approval in approvals],
     )
-    return TurnResponse(turn=out, reply=Reply(content=turn.reply or "") if has_reply else None)
+    return TurnResponse(turn=out, reply=None if text is None else Reply(content=text))
+
+
+def _step_out(step: StepRecord) -> StepOut:
+    return StepOut(
+        index=step.index,
+        kind=step.kind.value,
+        name=step.name,
+        status=step.status.value,
+        started_at=step.started_at,
+        finished_at=step.finished_at,
+    )
+
+
+def approval_out(approval: ApprovalRecord) -> ApprovalOut:
+    """Return a tool call that waits for a person."""
+    return ApprovalOut(
+        turn_id=approval.turn_id,
+        call_id=approval.call_id,
+        tool=approval.tool,
+        arguments=approval.arguments,
+        session=approval.session_name,
+        user=approval.user,
+        requested_at=approval.requested_at,
+        expires_at=approval.expires_at,
+        on_timeout="Approve" if approval.on_timeout == "Approve" else "Reject",
+    )
+
+
+def _usage(turn: TurnRecord) -> TurnUsage:
+    return TurnUsage(
+        input_tokens=turn.input_tokens,
+        output_tokens=turn.output_tokens,
+        cost=None if turn.cost_micros is None else format_micros(turn.cost_micros),
+        currency=turn.currency,
+    )
+
+
+def format_micros(micros: int) -> str:
+    """Return millionths as a decimal number, without zeros at its end: 420 is 0.00042."""
+    return format((Decimal(micros) / 1_000_000).normalize(), "f")
 
 
 def message_out(message: StoredMessage) -> MessageOut:
@@ -109,6 +169,16 @@ def encode_error_cursor(error: ErrorRecord) -> str:
 def decode_error_cursor(cursor: str) -> tuple[datetime, UUID] | None:
     """Return the place a cursor stands for, or None if it is not one of ours."""
     return _decode_place("e", cursor)
+
+
+def encode_memory_cursor(updated_at: datetime, memory: UUID) -> str:
+    """Return an opaque cursor behind a listed memory."""
+    return _encode_place("r", updated_at, memory)
+
+
+def decode_memory_cursor(cursor: str) -> tuple[datetime, UUID] | None:
+    """Return the place a cursor stands for, or None if it is not one of ours."""
+    return _decode_place("r", cursor)
 
 
 def _encode_place(kind: str, at: datetime, row: UUID) -> str:

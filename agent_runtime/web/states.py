@@ -55,7 +55,9 @@ async def put_state(
     document = state.decode(data)
     store = context_of(request).store
     opened = await store.open_session(SessionKey(engine.agent.id, user, session))
-    return _answer(await store.save_state(engine.agent.id, opened.id, state.encode(document)))
+    saved = await store.save_state(engine.agent.id, opened.id, state.encode(document))
+    engine.state_changed(opened.id)
+    return _answer(saved)
 
 
 @router.delete(f"{SESSION}/state", **documented("delete_state"))
@@ -66,6 +68,7 @@ async def delete_state(
     agent_id, session_id = await _find(request, namespace, name, session, user)
     if not await context_of(request).store.delete_state(agent_id, session_id):
         raise NotFound("state")
+    engine_of(request, namespace, name).state_changed(session_id)
     return Response(status_code=204)
 
 

@@ -9,18 +9,21 @@ from agent_runtime.web.params import context_of
 router = APIRouter()
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", **documented("livez"))
 async def livez(request: Request) -> Response:
     """Whether the process moves; never depends on Postgres."""
     return _answer(context_of(request).liveness())
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", **documented("readyz"))
 async def readyz(request: Request) -> Response:
     """Whether a turn can be accepted and committed now."""
     return _answer(context_of(request).readiness())
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", **documented("health"))
 async def health(request: Request) -> Response:
     """The same as /readyz, for people."""

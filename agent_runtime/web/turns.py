@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
-from agent_api.wire import MessagePage, SessionPage
+from agent_api.wire import MessagePage, SessionPage, TurnStatus
 from agent_runtime.context import RuntimeContext
 from agent_runtime.errors import AgentRuntimeError, NotFound
 from agent_runtime.loop.engine import AgentEngine
@@ -75,7 +75,7 @@ async def send_message(
 
 
 def _turn_answer(engine: AgentEngine, turn: TurnRecord, *, preference: str = "") -> Response:
-    body = render.turn_response(turn).model_dump_json(by_alias=True)
+    body = render.turn_response(turn, waiting=engine.spec.messages.waiting_approval).model_dump_json(by_alias=True)
     if turn.status.is_final and not preference:
         return Response(body, 200, media_type="application/json")
     headers = {"Location": _turn_path(engine, turn)}
@@ -181,9 +181,14 @@ async def delete_session(
 async def get_turn(
     request: Request, namespace: Namespace, name: Name, turn: TurnId, user: User = DEFAULT_USER
 ) -> Response:
-    """Read a turn as it stands."""
-    found = await engine_of(request, namespace, name).turn(turn, user)
-    return Response(render.turn_response(found).model_dump_json(by_alias=True), media_type="application/json")
+    """Read a turn as it stands, with its steps and the tool calls that wait for a person."""
+    engine = engine_of(request, namespace, name)
+    found = await engine.turn(turn, user)
+    steps = await engine.steps(found)
+    approvals = await engine.approvals(found.id) if found.status is TurnStatus.WAITING else []
+    text = engine.spec.messages.waiting_approval
+    body = render.turn_response(found, waiting=text, steps=steps, approvals=approvals)
+    return Response(body.model_dump_json(by_alias=True), media_type="application/json")
 
 
 @router.get(f"{AGENT}/turns/{{turn}}/events", **documented("follow_turn"))

@@ -31,8 +31,9 @@ class EmbeddedPostgres:
     asyncio. Not for use from several threads at once.
     """
 
-    def __init__(self, data_dir: Path, *, version: int = VERSION) -> None:
+    def __init__(self, data_dir: Path, *, version: int = VERSION, max_connections: int = 60) -> None:
         self._version = version
+        self._max_connections = max_connections
         self._layout = Layout(Path(os.path.abspath(data_dir)))
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
@@ -114,6 +115,7 @@ class EmbeddedPostgres:
             "version": self._version,
             "timeout": timeout,
             "parent": [this.pid, this.started],
+            "max_connections": self._max_connections,
         }
         return subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(arguments)],

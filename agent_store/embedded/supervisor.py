@@ -40,7 +40,6 @@ _ENVIRONMENT: Final = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
 _SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "max_connections": "60",
     "shared_buffers": "64MB",
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -63,8 +62,11 @@ class StartError(Exception):
 class Supervisor:
     """One run over one data folder."""
 
-    def __init__(self, root: Path, binaries: Path, version: int, timeout: float, parent: Process) -> None:
+    def __init__(
+        self, root: Path, binaries: Path, version: int, timeout: float, parent: Process, max_connections: int
+    ) -> None:
         self.root = root
+        self.max_connections = max_connections
         self.parent = parent
         self.binaries = binaries
         self.version = version
@@ -190,7 +192,7 @@ class Supervisor:
         settings = (
             _SETTINGS
             | (_SETTINGS_18 if self.version >= 18 else {})
-            | {"port": str(self.port), "cluster_name": self.label}
+            | {"port": str(self.port), "cluster_name": self.label, "max_connections": str(self.max_connections)}
         )
         command = [str(self.binaries / "postgres"), "-D", str(self.cluster)]
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -308,7 +310,7 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run with the JSON argument {"root", "binaries", "version", "timeout", "parent"}; 1 if Postgres cannot run."""
+    """Run with a JSON argument: root, binaries, version, timeout, parent, max_connections; 1 if Postgres cannot run."""
     os.umask(0o077)
     # Ctrl-C in a terminal is the parent's business, as is what it says to the supervisor.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -321,6 +323,7 @@ def main() -> int:
         arguments["version"],
         arguments["timeout"],
         Process(*arguments["parent"]),
+        arguments["max_connections"],
     )
     try:
         supervisor.run()

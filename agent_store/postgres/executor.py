@@ -1,6 +1,7 @@
 """Run single statements on pooled connections: deadlines, failpoints, one retry, translation of errors."""
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import asyncpg
@@ -14,6 +15,8 @@ from agent_store.postgres.queries import load_queries
 from agent_store.settings import StoreSettings
 
 Rows = list[Any]
+HasUnknownKeys = Callable[[str, Rows], bool]
+ReadKeys = Callable[[], Awaitable[None]]
 _TRIES: Final = 3
 PLAN_SECONDS: Final = 60
 """A statement is planned anew after this: a plan made while the tables were small or without statistics may be slow."""
@@ -30,6 +33,13 @@ class Executor:
         self.address: Final = describe_address(url)
         self._pool = Pool(self._connect, settings.max_connections, settings.idle_seconds)
         self._on_call: OnStoreCall | None = None
+        self._has_unknown_keys: HasUnknownKeys | None = None
+        self._read_keys: ReadKeys | None = None
+
+    @property
+    def command_timeout(self) -> float:
+        """Seconds after which a statement is given up."""
+        return self._settings.command_timeout
 
     def statistics(self) -> PoolStatistics:
         """Return how many connections are open and idle."""
@@ -47,7 +57,17 @@ class Executor:
         rows = await self._observed(name, arguments, point, repeatable)
         if self._failpoints is not None:
             await self._failpoints.hit(f"store.{point}.after")
+        if rows and self._has_unknown_keys is not None and self._has_unknown_keys(name, rows):
+            await self._learn_keys()
         return rows
+
+    def look_at_rows(self, has_unknown_keys: HasUnknownKeys, read_keys: ReadKeys) -> None:
+        """Before rows of which `has_unknown_keys(statement, rows)` is true are returned, let `read_keys` end."""
+        self._has_unknown_keys, self._read_keys = has_unknown_keys, read_keys
+
+    async def _learn_keys(self) -> None:
+        if self._read_keys is not None:
+            await self._read_keys()
 
     def observe(self, on_call: OnStoreCall) -> None:
         """Tell `on_call` of every statement from now on."""

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from agent_api.conditions import Reason
 from agent_store.errors import LeaseLost, StoreUnavailable
-from agent_store.ports import Owner
+from agent_store.ports import CancelRequest, Owner
 from agent_store.postgres.base import Part
 
 NEEDED_VERSION: Final = "0003"
@@ -35,9 +35,14 @@ class PostgresLeases(Part):
                 sent=False,
             )
 
+    async def check_room(self) -> None:
+        """See agent_store.ports.Store.check_room."""
+        await self._db.run("check_room", point="check_room.1")
+
     async def register(self, agent_id: UUID, namespace: str, name: str, instance: str, *, ttl: float) -> Owner:
         """See agent_store.ports.LeaseStore.register."""
         await self._check("register.1")
+        await self._codecs.open(agent_id)
         rows = await self._db.run("register", agent_id, namespace, name, instance, ttl, point="register.2")
         if not rows:
             raise StoreUnavailable(
@@ -48,10 +53,13 @@ class PostgresLeases(Part):
             )
         return Owner(instance, rows[0]["epoch"])
 
-    async def renew(self, agent_id: UUID, owner: Owner, *, ttl: float) -> None:
+    async def renew(self, agent_id: UUID, owner: Owner, *, ttl: float) -> list[CancelRequest]:
         """See agent_store.ports.LeaseStore.renew."""
-        if not await self._db.run("renew", agent_id, owner.instance, owner.epoch, ttl, point="renew.1"):
+        self._codecs.check(agent_id)
+        rows = await self._db.run("renew", agent_id, owner.instance, owner.epoch, ttl, point="renew.1")
+        if not rows:
             raise LeaseLost(f"the lease of {owner.instance} was released or taken by a newer process")
+        return [CancelRequest(row["turn_id"], row["is_interrupted"]) for row in rows if row["turn_id"] is not None]
 
     async def release(self, agent_id: UUID, owner: Owner) -> None:
         """See agent_store.ports.LeaseStore.release."""

@@ -44,6 +44,10 @@ def read_turn(codec: Codec, row: Row) -> TurnRecord:
         reply=reply,
         created_at=row["created_at"],
         finished_at=row["finished_at"],
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        cost_micros=row["cost_micros"],
+        currency=row["currency"],
     )
 
 

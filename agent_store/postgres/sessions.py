@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from agent_store.codec import decode_json, encode_json
-from agent_store.errors import SessionGone
+from agent_store.errors import SessionGone, StateChanged
 from agent_store.ids import new_id
 from agent_store.ports import SessionKey, SessionRecord, SessionState, StoredMessage
 from agent_store.postgres.base import Part
@@ -45,15 +45,19 @@ class PostgresSessions(Part):
         rows = await self._db.run("open_session", key.agent_id, key.user, key.name, new_id(), point="open_session.1")
         return read_session(rows[0])
 
-    async def save_state(self, agent_id: UUID, session_id: UUID, document: dict[str, Any]) -> SessionState:
+    async def save_state(
+        self, agent_id: UUID, session_id: UUID, document: dict[str, Any], *, expected: int | None = None
+    ) -> SessionState:
         """See agent_store.ports.SessionStore.save_state."""
         codec = self._codecs.of(agent_id)
         stored = codec.encode(encode_json(document), "agent_states", session_id)
         rows = await self._db.run(
-            "save_state", agent_id, session_id, stored, codec.key_id, point="save_state.1", repeatable=False
+            "save_state", agent_id, session_id, stored, codec.key_id, expected, point="save_state.1", repeatable=False
         )
         if not rows:
             raise SessionGone(f"session {session_id} does not exist")
+        if rows[0]["version"] is None:
+            raise StateChanged(f"the snapshot of session {session_id} is not version {expected} any more")
         return SessionState(session_id, rows[0]["version"], document, rows[0]["updated_at"])
 
     async def load_state(self, agent_id: UUID, session_id: UUID) -> SessionState | None:
@@ -69,6 +73,11 @@ class PostgresSessions(Part):
     async def delete_state(self, agent_id: UUID, session_id: UUID) -> bool:
         """See agent_store.ports.SessionStore.delete_state."""
         return bool(await self._db.run("delete_state", agent_id, session_id, point="delete_state.1"))
+
+    async def delete_old_sessions(self, agent_id: UUID, *, days: int, limit: int) -> list[UUID]:
+        """See agent_store.ports.SessionStore.delete_old_sessions."""
+        rows = await self._db.run("delete_old_sessions", agent_id, days, limit, point="delete_old_sessions.1")
+        return [row["id"] for row in rows]
 
     async def count_sessions(self, agent_id: UUID) -> int:
         """See agent_store.ports.SessionStore.count_sessions."""

@@ -93,6 +93,7 @@ CREATE TABLE abide.turns (
     cost_micros bigint,
     currency text,
     is_alone boolean,
+    pending_approvals integer,
     CONSTRAINT turns_pkey PRIMARY KEY (agent_id, id),
     CONSTRAINT turns_turn_seq_key UNIQUE (agent_id, session_id, turn_seq),
     CONSTRAINT turns_status_check
@@ -107,6 +108,7 @@ COMMENT ON COLUMN abide.turns.is_queued IS 'The same as status queued, in a colu
 COMMENT ON COLUMN abide.turns.pending_content IS 'The user message of a turn that has not started; moves to messages when it starts.';
 COMMENT ON COLUMN abide.turns.merged_into IS 'The turn that answers this one too (session.whenBusy: Merge); it has the same outcome.';
 COMMENT ON COLUMN abide.turns.cost_micros IS 'What its model calls cost, in millionths of the currency; null: no price is known.';
+COMMENT ON COLUMN abide.turns.pending_approvals IS 'Approvals it still waits for; counts down to 0.';
 COMMENT ON COLUMN abide.turns.is_alone IS 'It was begun with no other turn beside it, since processes that ran it had ended; if this one ends too, it is to blame.';
 CREATE UNIQUE INDEX turns_idempotency_key ON abide.turns (agent_id, session_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX turns_queued ON abide.turns (agent_id, session_id, turn_seq) WHERE is_queued;
@@ -118,10 +120,13 @@ CREATE TABLE abide.active_turns (
     epoch bigint NOT NULL,
     instance text NOT NULL,
     cancel_requested boolean,
+    is_interrupted boolean,
     CONSTRAINT active_turns_pkey PRIMARY KEY (agent_id, session_id)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 COMMENT ON TABLE abide.active_turns IS 'Which process runs which turn: one row per active session, for finding the turns of dead processes.';
 COMMENT ON COLUMN abide.active_turns.cancel_requested IS 'Another process was asked to cancel the turn; its owner looks here.';
+COMMENT ON COLUMN abide.active_turns.is_interrupted IS 'It is to be cancelled since a newer message came (session.whenBusy: Interrupt).';
+CREATE INDEX active_turns_cancelled ON abide.active_turns (agent_id) WHERE cancel_requested;
 
 CREATE TABLE abide.messages (
     agent_id uuid NOT NULL,
@@ -220,9 +225,7 @@ CREATE TABLE abide.budget_usage (
     day date NOT NULL,
     scope text NOT NULL,
     tokens_used bigint NOT NULL DEFAULT 0,
-    tokens_reserved bigint NOT NULL DEFAULT 0,
     micros_used bigint NOT NULL DEFAULT 0,
-    micros_reserved bigint NOT NULL DEFAULT 0,
     CONSTRAINT budget_usage_pkey PRIMARY KEY (agent_id, day, scope)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE abide.budget_usage IS 'What was used of each budget, by day: scope is agent, or user: and a user. Money in millionths.';
@@ -233,11 +236,84 @@ CREATE TABLE abide.budget_slices (
     scope text NOT NULL,
     instance text NOT NULL,
     epoch bigint NOT NULL,
+    serial bigint NOT NULL,
     tokens bigint NOT NULL,
     micros bigint NOT NULL,
     CONSTRAINT budget_slices_pkey PRIMARY KEY (agent_id, day, scope, instance, epoch)
-) WITH (fillfactor = 50);
-COMMENT ON TABLE abide.budget_slices IS 'What each process holds of a budget: given back when it ends, or found here when it died.';
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE abide.budget_slices IS 'What each process holds of a budget and has not accounted for; of a process that died it counts as used.';
+COMMENT ON COLUMN abide.budget_slices.serial IS 'Number of the newest account of its process: one that is sent again is not counted again.';
+
+-- Accounts for what a process used of one budget and gives it the slice it wants next, as far as the limit allows. `serial`
+-- numbers the accounts of the process for this budget: whatever became of the answer, it may send the same one again. The
+-- row of budget_usage is locked first, so that used + slices is never above the limit by what is granted here. 0: no limit.
+-- Slices of processes that died are counted as used: nobody knows how much of them was. Should that have happened to a
+-- process that lives, `slice_*` (what it held) are counted already.
+CREATE FUNCTION abide.account_budget(
+    agent uuid, process text, process_epoch bigint, budget_day date, budget_scope text, account bigint,
+    spent_tokens bigint, spent_micros bigint, slice_tokens bigint, slice_micros bigint,
+    want_tokens bigint, want_micros bigint, limit_tokens bigint, limit_micros bigint,
+    OUT tokens bigint, OUT micros bigint, OUT tokens_used bigint, OUT micros_used bigint, OUT tokens_held bigint, OUT micros_held bigint
+) LANGUAGE plpgsql AS $$
+DECLARE
+    own abide.budget_slices;
+    is_alive boolean;
+    lost_tokens bigint;
+    lost_micros bigint;
+BEGIN
+    INSERT INTO abide.budget_usage (agent_id, day, scope) VALUES (agent, budget_day, budget_scope) ON CONFLICT DO NOTHING;
+    SELECT u.tokens_used, u.micros_used INTO tokens_used, micros_used FROM abide.budget_usage u
+    WHERE u.agent_id = agent AND u.day = budget_day AND u.scope = budget_scope FOR UPDATE;
+    is_alive := EXISTS (
+        SELECT FROM abide.runtime_instances r
+        WHERE r.agent_id = agent AND r.instance = process AND r.epoch = process_epoch AND r.expires_at > clock_timestamp());
+    SELECT * INTO own FROM abide.budget_slices s
+    WHERE s.agent_id = agent AND s.day = budget_day AND s.scope = budget_scope AND s.instance = process AND s.epoch = process_epoch;
+    IF own.serial >= account THEN
+        -- Sent again, or late: it has been counted, and a later one may have changed the slice since.
+        tokens := own.tokens;
+        micros := own.micros;
+        tokens_held := 0;
+        micros_held := 0;
+        RETURN;
+    END IF;
+    WITH dead AS (
+        DELETE FROM abide.budget_slices s
+        WHERE s.agent_id = agent AND s.day = budget_day AND s.scope = budget_scope
+            AND NOT (s.instance = process AND s.epoch = process_epoch)
+            AND NOT EXISTS (
+                SELECT FROM abide.runtime_instances r
+                WHERE r.agent_id = agent AND r.instance = s.instance AND r.epoch = s.epoch AND r.expires_at > clock_timestamp())
+        RETURNING s.tokens, s.micros
+    )
+    SELECT coalesce(sum(d.tokens), 0), coalesce(sum(d.micros), 0) INTO lost_tokens, lost_micros FROM dead d;
+    SELECT coalesce(sum(s.tokens), 0), coalesce(sum(s.micros), 0) INTO tokens_held, micros_held FROM abide.budget_slices s
+    WHERE s.agent_id = agent AND s.day = budget_day AND s.scope = budget_scope
+        AND NOT (s.instance = process AND s.epoch = process_epoch);
+    IF own.serial IS NULL THEN
+        own.tokens := 0;
+        own.micros := 0;
+        spent_tokens := greatest(spent_tokens - slice_tokens, 0);
+        spent_micros := greatest(spent_micros - slice_micros, 0);
+    END IF;
+    tokens_used := tokens_used + spent_tokens + lost_tokens;
+    micros_used := micros_used + spent_micros + lost_micros;
+    tokens := greatest(own.tokens - spent_tokens, 0);
+    micros := greatest(own.micros - spent_micros, 0);
+    -- Whose lease has ended may give back, but gets nothing more.
+    tokens := greatest(0, least(CASE WHEN is_alive THEN want_tokens ELSE least(want_tokens, tokens) END,
+        CASE WHEN limit_tokens > 0 THEN limit_tokens - tokens_used - tokens_held ELSE 0 END));
+    micros := greatest(0, least(CASE WHEN is_alive THEN want_micros ELSE least(want_micros, micros) END,
+        CASE WHEN limit_micros > 0 THEN limit_micros - micros_used - micros_held ELSE 0 END));
+    UPDATE abide.budget_usage u
+    SET tokens_used = account_budget.tokens_used, micros_used = account_budget.micros_used
+    WHERE u.agent_id = agent AND u.day = budget_day AND u.scope = budget_scope;
+    INSERT INTO abide.budget_slices (agent_id, day, scope, instance, epoch, serial, tokens, micros)
+    VALUES (agent, budget_day, budget_scope, process, process_epoch, account, account_budget.tokens, account_budget.micros)
+    ON CONFLICT (agent_id, day, scope, instance, epoch) DO UPDATE
+    SET serial = excluded.serial, tokens = excluded.tokens, micros = excluded.micros;
+END
+$$;
 
 -- Memories, feedback -----------------------------------------------------------------------------------------------------
 
@@ -261,6 +337,45 @@ CREATE TABLE abide.memories (
 );
 COMMENT ON TABLE abide.memories IS 'What an agent remembers beyond a session; user_id null: of nobody in particular. Not encrypted: it is searched.';
 CREATE INDEX memories_by_user ON abide.memories (agent_id, user_id, importance DESC, updated_at DESC);
+
+-- Which memories are nearest in meaning to a vector of length 1, of those with a vector of the same model: exact. With
+-- pgvector all are compared; without it the thousand that matter most, since Postgres alone takes 0.2 ms for each.
+CREATE FUNCTION abide.nearest_memories(
+    agent uuid, owner text, wanted_type text, wanted_tags text[], lowest smallint, model text, asked real[], most integer
+) RETURNS TABLE (memory_id uuid, distance float8) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    place name;
+BEGIN
+    IF asked IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT n.nspname INTO place FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';
+    IF place IS NULL THEN
+        RETURN QUERY
+            SELECT c.id, (SELECT -sum(v.x * v.y) FROM unnest(c.embedding, asked) AS v (x, y))::float8
+            FROM (
+                SELECT m.id, m.embedding FROM abide.memories m
+                WHERE m.agent_id = agent AND (m.user_id = owner OR m.user_id IS NULL)
+                    AND (wanted_type IS NULL OR m.type = wanted_type) AND m.tags @> wanted_tags AND m.importance >= lowest
+                    AND m.embedding_model = model AND cardinality(m.embedding) = cardinality(asked)
+                ORDER BY m.importance DESC, m.updated_at DESC LIMIT 1000
+            ) c
+            ORDER BY 2 LIMIT most;
+        RETURN;
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'SELECT c.id, (c.embedding::%1$I.vector OPERATOR(%1$I.<#>) $7::%1$I.vector)::float8
+         FROM (
+             SELECT m.id, m.embedding FROM abide.memories m
+             WHERE m.agent_id = $1 AND (m.user_id = $2 OR m.user_id IS NULL)
+                 AND ($3 IS NULL OR m.type = $3) AND m.tags @> $4 AND m.importance >= $5
+                 AND m.embedding_model = $6 AND cardinality(m.embedding) = cardinality($7)
+             OFFSET 0
+         ) c
+         ORDER BY 2 LIMIT $8', place
+    ) USING agent, owner, wanted_type, wanted_tags, lowest, model, asked, most;
+END
+$$;
 
 CREATE TABLE abide.turn_feedback (
     agent_id uuid NOT NULL,

@@ -34,6 +34,8 @@ from agent_operator.reconcile.erasure import Eraser
 from agent_operator.reconcile.queue import WorkQueue
 from agent_operator.reconcile.reconciler import Reconciler, ReconcilerSettings
 from agent_operator.reconcile.references import References
+from agent_operator.reconcile.reviews import Reviews
+from agent_operator.reconcile.rootkeys import RootKeys
 from agent_operator.reconcile.rotation import SecretRotation
 from agent_operator.settings import OperatorSettings, SettingsError
 from agent_operator.telemetry.audit import AuditTrail
@@ -42,6 +44,7 @@ from agent_operator.telemetry.metrics import Metrics
 from agent_operator.upkeep import DebtCollector, Upkeep
 from agent_operator.watches import STALE_SECONDS, Watches
 from agent_operator.web import WebServer
+from agent_store.codec_keys import KeysUnusable
 from agent_store.ports import Store
 from agent_store.postgres.errors import describe_address
 from agent_store.postgres.store import PostgresStore
@@ -67,7 +70,7 @@ def main(environ: Mapping[str, str]) -> int:
         asyncio.run(serve(settings, PostgresStore(settings.postgres_url)))
     except KeyboardInterrupt:
         return 0
-    except Unusable as exc:
+    except (Unusable, KeysUnusable) as exc:
         log.error("the operator cannot work here and is to be started again", problem=str(exc))
         return 1
     except Exception:
@@ -114,18 +117,21 @@ async def build_context(settings: OperatorSettings, store: Store) -> OperatorCon
     recorder = EventRecorder(cluster, socket.gethostname(), on_drop=metrics.events_dropped.inc)
     audit = AuditTrail(store)
     eraser = Eraser(store, cache.states)
-    debts = Debts(cluster, settings.namespace or find_own_namespace(settings.environ))
+    own_namespace = settings.namespace or find_own_namespace(settings.environ)
+    debts = Debts(cluster, own_namespace)
     deletions = Deletions(
         cluster, cache, eraser, debts,
         check=store.check, audit=audit.note, tell=recorder.tell, now=lambda: datetime.now(UTC),
     )  # fmt: skip
+    root_keys = RootKeys(settings.encryption_root_dir)
     reconciler = Reconciler(
         cluster, cache, references, prober, facts, recorder,
         ReconcilerSettings(
             settings.runtime_image, settings.agent_postgres_url, settings.counters_interval,
             store_address=describe_address(settings.agent_postgres_url), docs=settings.docs_url,
         ),
-        states, deletions, SecretRotation(cluster, cache),
+        states, deletions, SecretRotation(cluster, cache), root_keys,
+        Reviews(cluster, cache, own_namespace, settings.reviewer_account),
     )  # fmt: skip
     sweeper = Sweeper(cluster, cache, settings.watch_namespaces)
     controller = Controller(

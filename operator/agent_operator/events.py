@@ -22,6 +22,7 @@ WINDOW_SECONDS: Final = 300.0
 QUEUE_LIMIT: Final = 1000
 REMEMBERED_LIMIT: Final = 20_000
 NOTE_LIMIT: Final = 1024
+BUDGET_WARNING: Final = "BudgetWarning"
 _CONTROLLER: Final = "abide.dev/operator"
 
 _NORMAL: Final = frozenset(
@@ -56,6 +57,20 @@ def find_happenings(before: AgentStatus, after: AgentStatus) -> Iterator[Happeni
         if condition.type in _TOLD and _is_news(condition, known.get(condition.type)) and condition.reason not in told:
             told.add(condition.reason)
             yield Happening(condition.reason, condition.message, condition.reason in _NORMAL)
+    yield from _find_budget_warnings(before, after)
+
+
+def _find_budget_warnings(before: AgentStatus, after: AgentStatus) -> Iterator[Happening]:
+    """Yield that most of the agent's budget of the day is used, once a day; of its users metrics tell."""
+    warned = {(budget.scope, budget.resets_at) for budget in before.usage.budgets if budget.warning}
+    for budget in after.usage.budgets:
+        if budget.scope == "Agent" and budget.warning and (budget.scope, budget.resets_at) not in warned:
+            message = (
+                f"{budget.used_percent} % of the agent's budget of the day ({budget.limit}) is used. Once all of it "
+                "is, new messages are answered with messages.budget until the next day. Raise spec.budget.perDay if "
+                "that is not meant."
+            )
+            yield Happening(BUDGET_WARNING, message, normal=False)
 
 
 def _is_news(condition: Condition, before: Condition | None) -> bool:

@@ -8,6 +8,8 @@
 | ABIDE_RUNTIME_IMAGE | (the runtime of the same version) | image of agents that name none |
 | ABIDE_NAMESPACE | (empty) | namespace the operator runs in, where it keeps its own objects |
 | ABIDE_WATCH_NAMESPACES | (all) | namespaces looked after, separated by commas |
+| ABIDE_ENCRYPTION_ROOT_DIR | (empty) | files with the root keys, 32 bytes in base64 each; empty: agents get no keys |
+| ABIDE_REVIEWER_ACCOUNT | (empty) | ServiceAccount in its namespace that may review tokens; empty: agents take none |
 | ABIDE_DOCS_URL | docs | where links in status lead: a folder with reasons/, as URL; the default is the source's |
 | ABIDE_PORT | 8080 | port of probes and metrics |
 | ABIDE_LOG_FORMAT | json | `json` or `console` |
@@ -16,6 +18,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from agent_api.version import VERSION
@@ -43,6 +46,8 @@ class OperatorSettings:
     runtime_image: str = DEFAULT_RUNTIME_IMAGE
     namespace: str = ""
     watch_namespaces: tuple[str, ...] = ()
+    encryption_root_dir: Path | None = None
+    reviewer_account: str = ""
     docs_url: str = DOCS
     host: str = "0.0.0.0"  # noqa: S104 - probes and scrapes come from outside the pod
     port: int = 8080
@@ -72,6 +77,8 @@ class OperatorSettings:
             watch_namespaces=tuple(
                 sorted({name.strip() for name in environ.get("ABIDE_WATCH_NAMESPACES", "").split(",")} - {""})
             ),
+            encryption_root_dir=Path(root) if (root := environ.get("ABIDE_ENCRYPTION_ROOT_DIR", "")) else None,
+            reviewer_account=environ.get("ABIDE_REVIEWER_ACCOUNT", ""),
             docs_url=environ.get("ABIDE_DOCS_URL", "").rstrip("/") or DOCS,
             port=_integer(environ, "ABIDE_PORT", 8080, low=1, high=65535),
             log_format=_choice(environ, "ABIDE_LOG_FORMAT", ("json", "console")),

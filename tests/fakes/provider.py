@@ -1,7 +1,8 @@
 """A model provider to test against: aimock (an npm package, see tests/fakes/aimock) behind a front of our own.
 
-aimock speaks the protocol; the front checks keys and misbehaves as told: statuses, delays, silence, cut streams. It
-runs in a thread, so that it serves synchronous and asynchronous tests alike, and ends with `stop` or with the process.
+aimock speaks the protocols of OpenAI, Anthropic and Google; the front checks keys and misbehaves as told, each time in
+the way of the protocol that is asked in: statuses, delays, silence, cut streams. It runs in a thread, so that it serves
+synchronous and asynchronous tests alike, and ends with `stop` or with the process.
 """
 
 import asyncio
@@ -34,6 +35,33 @@ LONGEST: Final = 600.0
 KEY: Final = "sk-test-valid-key-0001"
 MODEL: Final = "gpt-5-mini"
 GREETING: Final = "Hello from the provider."
+KEY_HEADERS: Final = {
+    "openai": ("Authorization", "Bearer "),
+    "anthropic": ("x-api-key", ""),
+    "google": ("x-goog-api-key", ""),
+}
+PASSED_ON: Final = ("anthropic-version", "anthropic-beta", "x-api-key", "x-goog-api-key", "authorization")
+ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    529: "overloaded_error",
+}
+GOOGLE_STATUSES: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 REMEDY: Final = "install Node.js 20 or newer (Debian: apt-get install nodejs npm), then run the tests again"
 
 
@@ -49,21 +77,25 @@ class Fault:
     on: str
     left: int | None
     status: int = 0
-    body: dict[str, Any] | str | None = None
+    body: str | None = None
     events: int = 0
     seconds: float = 0.0
     code: str = ""
+    param: str | None = None
+    message: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as the provider saw it; `kind` is chat or list."""
+    """One request as the provider saw it; `kind` is chat or list, `protocol` openai, anthropic or google."""
 
     kind: str
     key: str
     status: int
     body: dict[str, Any] = field(default_factory=dict)
     at: float = 0.0
+    protocol: str = "openai"
 
 
 class ModelProvider:
@@ -141,9 +173,13 @@ class ModelProvider:
 
     @property
     def base_url(self) -> str:
-        """What an Agent names as baseURL, seen from this machine."""
+        """What an Agent names as baseURL, seen from this machine; for google it ends with /v1beta instead."""
         host = "127.0.0.1" if self._host in ("0.0.0.0", "") else self._host
         return f"http://{host}:{self._port}/v1"
+
+    def url_of(self, protocol: str) -> str:
+        """Return the address in a protocol."""
+        return f"{self.base_url}beta" if protocol == "google" else self.base_url
 
     # ---- what it says
 
@@ -177,15 +213,14 @@ class ModelProvider:
         code: str = "",
         param: str | None = None,
         message: str = "",
+        retry_after: str = "",
     ) -> None:
-        """Answer `times` requests (None: all from now on) with this status, in OpenAI's form of an error."""
-        error = {
-            "message": message or f"told to fail with {status}",
-            "type": "test_error",
-            "code": code or None,
-            "param": param,
-        }
-        self._faults.append(Fault("status", on, times, status=status, body={"error": error}))
+        """Answer `times` requests (None: all from now on) with this status, as an error of the protocol asked in."""
+        headers = {"Retry-After": retry_after} if retry_after else {}
+        message = message or f"told to fail with {status}"
+        self._faults.append(
+            Fault("status", on, times, status=status, code=code, param=param, message=message, headers=headers)
+        )
 
     def answer(self, status: int, body: str, times: int | None = None, *, on: str = "chat") -> None:
         """Answer with this text, whatever it is."""
@@ -281,7 +316,11 @@ class ModelProvider:
     async def _serve(self, host: str, port: int) -> None:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get("/v1/models", self._list)
+        app.router.add_get("/v1/models/{name}", self._one)
+        app.router.add_get("/v1beta/models/{name}", self._one)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/messages", self._chat)
+        app.router.add_post("/v1beta/models/{name}:streamGenerateContent", self._chat)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         self._upstream = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LONGEST))
@@ -325,6 +364,22 @@ class ModelProvider:
             }
         )
 
+    async def _one(self, request: web.Request) -> web.StreamResponse:
+        fault = self._take("list")
+        if fault is not None:
+            return await self._misbehave(request, "list", fault, {})
+        if (refused := self._check_key(request, "list", {})) is not None:
+            return refused
+        name = request.match_info["name"]
+        status = 200 if name in self.models else 404
+        self._note(request, "list", status, {})
+        if status == 404:
+            return _error(request, 404, "", f"model: {name}")
+        if _protocol(request) == "google":
+            return web.json_response({"name": f"models/{name}", "version": "001", "displayName": name})
+        created = "2026-01-01T00:00:00Z"
+        return web.json_response({"id": name, "type": "model", "display_name": name, "created_at": created})
+
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         if self._delay:
@@ -334,16 +389,16 @@ class ModelProvider:
             return await self._misbehave(request, "chat", fault, body)
         if (refused := self._check_key(request, "chat", body)) is not None:
             return refused
-        if body.get("model") not in self.models:
-            error = {"message": "no such model", "type": "invalid_request_error", "code": "model_not_found"}
+        if request.match_info.get("name", body.get("model")) not in self.models:
             self._note(request, "chat", 404, body)
-            return web.json_response({"error": error}, status=404)
+            return _error(request, 404, "model_not_found" if _protocol(request) == "openai" else "", "no such model")
         self._note(request, "chat", 200, body)
         return await self._pass_on(request, body, fault)
 
     async def _pass_on(self, request: web.Request, body: dict[str, Any], fault: Fault | None) -> web.StreamResponse:
         assert self._upstream is not None
-        async with self._upstream.post(f"{self._aimock}/v1/chat/completions", json=body) as upstream:
+        headers = {name: value for name, value in request.headers.items() if name.lower() in PASSED_ON}
+        async with self._upstream.post(f"{self._aimock}{request.path_qs}", json=body, headers=headers) as upstream:
             response = web.StreamResponse(status=upstream.status)
             response.content_type = upstream.content_type
             await response.prepare(request)
@@ -380,7 +435,7 @@ class ModelProvider:
             return web.Response(status=fault.status, headers={"Location": f"{self.base_url}/elsewhere"})
         if isinstance(fault.body, str):
             return web.Response(text=fault.body, status=fault.status, content_type="application/json")
-        return web.json_response(fault.body, status=fault.status)
+        return _error(request, fault.status, fault.code, fault.message, param=fault.param, headers=fault.headers)
 
     def _take(self, on: str) -> Fault | None:
         for fault in list(self._faults):
@@ -396,21 +451,51 @@ class ModelProvider:
         key = _key_of(request)
         if not self.checks_keys or key in self.valid_keys or (kind == "list" and self.lists_to_anybody):
             return None
-        self._note(request, kind, 401, body)
-        # As OpenAI does: the key comes back in the message.
-        error = {
-            "message": f"Incorrect API key provided: {key}.",
-            "type": "invalid_request_error",
-            "code": "invalid_api_key",
-        }
-        return web.json_response({"error": error}, status=401)
+        google = _protocol(request) == "google"
+        self._note(request, kind, 400 if google else 401, body)
+        # As providers do: the key comes back in the message.
+        code = "invalid_api_key" if _protocol(request) == "openai" else ""
+        details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}] if google else []
+        return _error(request, 400 if google else 401, code, f"Incorrect API key provided: {key}.", details=details)
 
     def _note(self, request: web.Request, kind: str, status: int, body: dict[str, Any]) -> None:
-        self.requests.append(Request(kind, _key_of(request), status, body, time.monotonic()))
+        now = time.monotonic()
+        self.requests.append(Request(kind, _key_of(request), status, body, now, _protocol(request)))
+
+
+def _protocol(request: web.Request) -> str:
+    if request.path.startswith("/v1beta/"):
+        return "google"
+    return "anthropic" if "anthropic-version" in request.headers else "openai"
 
 
 def _key_of(request: web.Request) -> str:
-    return request.headers.get("Authorization", "").removeprefix("Bearer ")
+    """Return the key, which each protocol has a header of its own for."""
+    name, prefix = KEY_HEADERS[_protocol(request)]
+    return request.headers.get(name, "").removeprefix(prefix)
+
+
+def _error(
+    request: web.Request,
+    status: int,
+    code: str,
+    message: str,
+    *,
+    param: str | None = None,
+    details: Sequence[dict[str, Any]] = (),
+    headers: dict[str, str] | None = None,
+) -> web.Response:
+    """Return an error as the protocol writes it; without a code, with the one that belongs to the status."""
+    match _protocol(request):
+        case "anthropic":
+            error = {"type": code or ANTHROPIC_TYPES.get(status, "api_error"), "message": message}
+            body: dict[str, Any] = {"type": "error", "error": error, "request_id": "req_test"}
+        case "google":
+            word = code or GOOGLE_STATUSES.get(status, "INTERNAL")
+            body = {"error": {"code": status, "message": message, "status": word, "details": list(details)}}
+        case _:
+            body = {"error": {"message": message, "type": "test_error", "code": code or None, "param": param}}
+    return web.json_response(body, status=status, headers=headers)
 
 
 def _abort(request: web.Request) -> None:

@@ -22,6 +22,8 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import httpx
 
+from agent_store.codec_keys import format_key
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.02
 # Between two tries of one client; many clients try at once while nothing answers.
@@ -71,14 +73,26 @@ class AgentUnderTest:
         """Return the agent's canonical REST path."""
         return f"/v1/agents/{self.namespace}/{self.name}"
 
+    def spec(self) -> dict[str, Any]:
+        """Return the Agent's spec."""
+        model = {"provider": "echo", "parameters": {"delaySeconds": self.delay_seconds}}
+        return {"systemPrompt": "Echo.", "models": [model], "history": {"limit": 10000}}
+
+    def keep_key(self) -> Path:
+        """Return the folder with the agent's encryption key, made once: content is encrypted, as in a cluster."""
+        keys = self.folder / f"{self.name}-keys"
+        if not keys.exists():
+            keys.mkdir()
+            (keys / "1").write_text(format_key(os.urandom(32)))
+        return keys
+
     def write(self) -> Path:
         """Write the manifest into the folder and return its path."""
-        model = {"provider": "echo", "parameters": {"delaySeconds": self.delay_seconds}}
         manifest = {
             "apiVersion": "abide.dev/v1alpha1",
             "kind": "Agent",
             "metadata": {"name": self.name, "namespace": self.namespace},
-            "spec": {"systemPrompt": "Echo.", "models": [model], "history": {"limit": 10000}},
+            "spec": self.spec(),
         }
         path = self.folder / f"{self.name}.json"
         path.write_text(json.dumps(manifest))
@@ -131,6 +145,7 @@ class RuntimeProcess:
             "PYTHONUNBUFFERED": "1",
             "ABIDE_MANIFEST": str(self.agent.write()),
             "ABIDE_POSTGRES_URL": self.postgres_url,
+            "ABIDE_ENCRYPTION_KEYS_DIR": str(self.agent.keep_key()),
             "ABIDE_INSTANCE": self.instance,
             "ABIDE_POD_NAME": self.instance,
             "ABIDE_AUTH": "none",

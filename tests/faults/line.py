@@ -1,4 +1,4 @@
-"""The line between one process and Postgres, which a test can hold: what was sent arrives later, or never."""
+"""The line between one process and Postgres; held or slowed down, what was sent arrives later, or never."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,6 +27,8 @@ class Line:
         self._open = asyncio.Event()
         self._open.set()
         self._connections: dict[asyncio.Task[None], Connection] = {}
+        self.delay = 0.0
+        """Seconds that whatever passes takes, in either direction."""
 
     def hold(self) -> None:
         """Let nothing pass from now on; connections stay open."""
@@ -83,6 +85,8 @@ class Line:
                 elif not self._open.is_set():
                     connection.held_back += chunk
                 await self._open.wait()
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 writer.write(chunk)
                 await writer.drain()
 

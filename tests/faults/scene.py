@@ -52,6 +52,13 @@ class Scene:
 async def staged(folder: Path, postgres_url: str, *, delay_seconds: float, name: str = "echo") -> AsyncIterator[Scene]:
     """Yield a Scene on an empty, migrated database; no process and no connection is left behind."""
     agent = AgentUnderTest(name=name, delay_seconds=delay_seconds, folder=folder)
+    async with staged_with(agent, postgres_url) as scene:
+        yield scene
+
+
+@asynccontextmanager
+async def staged_with(agent: AgentUnderTest, postgres_url: str) -> AsyncIterator[Scene]:
+    """Yield a Scene of this agent on an empty, migrated database; no process and no connection is left behind."""
     async with new_http() as http, watched(postgres_url) as overlaps:
         with fleet(agent, postgres_url) as processes:
             yield Scene(agent, postgres_url, http, processes, overlaps)

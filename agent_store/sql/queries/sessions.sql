@@ -28,22 +28,37 @@ RETURNING id, name, user_id, created_at, last_active_at, next_turn_seq - 1 AS ac
 -- name: delete_session
 DELETE FROM abide.sessions WHERE agent_id = $1 AND user_id = $2 AND name = $3 RETURNING id
 
--- The lock on the session keeps a concurrent deletion from leaving the snapshot behind.
+-- The lock on the session keeps a concurrent deletion from leaving the snapshot behind. No row: there is no such session. No
+-- version: the snapshot is not of the version the caller expects ($5; null: any, 0: none is there).
 -- name: save_state
 WITH session AS (
     SELECT agent_id, id FROM abide.sessions WHERE agent_id = $1 AND id = $2 FOR KEY SHARE
+), saved AS (
+    INSERT INTO abide.agent_states AS a (agent_id, session_id, version, document, key_id)
+    SELECT agent_id, id, 1, $3, $4 FROM session
+    ON CONFLICT (agent_id, session_id) DO UPDATE
+    SET version = a.version + 1, document = excluded.document, key_id = excluded.key_id, updated_at = now()
+    WHERE $5::integer IS NULL OR a.version = $5
+    RETURNING version, updated_at
 )
-INSERT INTO abide.agent_states AS a (agent_id, session_id, version, document, key_id)
-SELECT agent_id, id, 1, $3, $4 FROM session
-ON CONFLICT (agent_id, session_id) DO UPDATE
-SET version = a.version + 1, document = excluded.document, key_id = excluded.key_id, updated_at = now()
-RETURNING version, updated_at
+SELECT saved.version, saved.updated_at FROM session LEFT JOIN saved ON true
 
 -- name: load_state
 SELECT version, document, key_id, updated_at FROM abide.agent_states WHERE agent_id = $1 AND session_id = $2
 
 -- name: delete_state
 DELETE FROM abide.agent_states WHERE agent_id = $1 AND session_id = $2 RETURNING version
+
+-- Sessions in which nothing happened for so many days; what is busy or locked stays for the next time.
+-- name: delete_old_sessions
+WITH old AS (
+    SELECT id FROM abide.sessions
+    WHERE agent_id = $1 AND last_active_at < now() - $2 * interval '1 day' AND active_turn IS NULL AND queued = 0
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM abide.sessions s USING old WHERE s.agent_id = $1 AND s.id = old.id
+RETURNING s.id
 
 -- name: count_sessions
 SELECT count(*) AS sessions FROM abide.sessions WHERE agent_id = $1

@@ -9,7 +9,15 @@
 {{- end -}}
 
 {{- define "abide.operator.name" -}}{{ include "abide.fullname" . }}-operator{{- end -}}
+{{- define "abide.reviewer.name" -}}{{ include "abide.fullname" . }}-token-reviewer{{- end -}}
 {{- define "abide.postgres.name" -}}{{ include "abide.fullname" . }}-postgres{{- end -}}
+
+{{- define "abide.encryption.name" -}}{{ include "abide.fullname" . }}-encryption{{- end -}}
+
+{{/* Where the operator finds the root keys: name of a Secret. */}}
+{{- define "abide.encryption.secret" -}}
+{{- .Values.encryption.existingSecret | default (include "abide.encryption.name" .) -}}
+{{- end -}}
 
 {{/* Labels that select pods; never changed, selectors are immutable. Arguments: list CONTEXT COMPONENT. */}}
 {{- define "abide.selectorLabels" -}}

@@ -12,7 +12,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from agent_api.v1alpha1 import LastError
-from agent_api.wire import ModelCheck
+from agent_api.wire import BudgetCheck, ModelCheck, ToolCheck
 from agent_operator.keys import AgentKey
 from agent_operator.status.observed import Facts
 from agent_operator.status.text import scrub
@@ -28,6 +28,8 @@ COUNT_EVERY: Final = 30
 
 _NOTHING: Final = Facts()
 _CHECKS = TypeAdapter(tuple[ModelCheck, ...])
+_TOOLS = TypeAdapter(tuple[ToolCheck, ...])
+_BUDGETS = TypeAdapter(tuple[BudgetCheck, ...])
 
 
 class FactsBoard:
@@ -53,6 +55,7 @@ class FactsBoard:
         self._counts: Mapping[UUID, int] = {}
         self._readings = 0
         self._parser = ModelsParser()
+        self._tools_parser = ToolsParser()
         self._failing = False
 
     def facts(self, agent_id: UUID) -> Facts:
@@ -90,7 +93,7 @@ class FactsBoard:
             log.info("heartbeats can be read again")
         self._failing = False
         self._readings += 1
-        self._take(combine(heartbeats, self._errors, self._counts, self._parser))
+        self._take(combine(heartbeats, self._errors, self._counts, self._parser, self._tools_parser))
 
     def _take(self, facts: dict[UUID, Facts]) -> None:
         """Wake the agents of which status has something new to say: of counters, once in `counters_interval`."""
@@ -109,14 +112,21 @@ class FactsBoard:
 
 
 def _news(facts: Facts) -> tuple[object, ...]:
-    """Return what status tells at once: the kind of the newest error, and what each pod's models can do."""
+    """Return what status tells at once: the kind of the newest error, and what each pod's models and tools can do."""
     error = facts.last_error.type if facts.last_error is not None else ""
     models = facts.models_by_pod or {}
-    return error, {pod: [(one.name, one.model, one.ok, one.reason) for one in checks] for pod, checks in models.items()}
+    tools = facts.tools_by_pod or {}
+    budgets = facts.budgets_by_pod or {}
+    return (
+        {pod: [(one.scope, one.ok, one.warns, one.limit) for one in checks] for pod, checks in budgets.items()},
+        error,
+        {pod: [(one.name, one.model, one.ok, one.reason) for one in checks] for pod, checks in models.items()},
+        {pod: [(one.name, one.ok, one.message, one.tools) for one in checks] for pod, checks in tools.items()},
+    )
 
 
 def _counters(facts: Facts) -> tuple[object, ...]:
-    return facts.sessions_by_pod, facts.sessions_total, facts.answering, facts.last_error
+    return facts.sessions_by_pod, facts.sessions_total, facts.answering, facts.last_error, facts.budgets_by_pod
 
 
 class ModelsParser:
@@ -146,17 +156,51 @@ def _parse_models(raw: Any) -> tuple[ModelCheck, ...]:
         return ()
 
 
+class ToolsParser:
+    """Reads `details.tools` of heartbeats in the same way."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[UUID, str], tuple[Any, tuple[ToolCheck, ...]]] = {}
+
+    def parse(self, beats: Iterable[Heartbeat]) -> dict[tuple[UUID, str], tuple[ToolCheck, ...]]:
+        """Return the checks by agent and pod; what a runtime of another version writes reads as nothing."""
+        fresh: dict[tuple[UUID, str], tuple[Any, tuple[ToolCheck, ...]]] = {}
+        for beat in beats:
+            if raw := beat.details.get("tools"):
+                known = self._known.get((beat.agent_id, beat.pod))
+                same = known is not None and known[0] == raw
+                fresh[beat.agent_id, beat.pod] = known if known is not None and same else (raw, _parse_tools(raw))
+        self._known = fresh
+        return {key: checks for key, (_, checks) in fresh.items()}
+
+
+def _parse_budgets(raw: Any) -> tuple[BudgetCheck, ...]:
+    try:
+        return _BUDGETS.validate_python(raw)
+    except ValidationError:
+        return ()
+
+
+def _parse_tools(raw: Any) -> tuple[ToolCheck, ...]:
+    try:
+        return _TOOLS.validate_python(raw)
+    except ValidationError:
+        return ()
+
+
 def combine(
     heartbeats: Iterable[Heartbeat],
     errors: Mapping[UUID, ErrorRecord],
     counts: Mapping[UUID, int],
     parser: ModelsParser | None = None,
+    tools_parser: ToolsParser | None = None,
 ) -> dict[UUID, Facts]:
     """Return the facts of each agent that has any."""
     beats: dict[UUID, list[Heartbeat]] = {}
     for beat in sorted(heartbeats, key=lambda beat: beat.at):
         beats.setdefault(beat.agent_id, []).append(beat)
     models = (parser or ModelsParser()).parse(beat for one in beats.values() for beat in one)
+    tools = (tools_parser or ToolsParser()).parse(beat for one in beats.values() for beat in one)
     return {
         agent_id: Facts(
             sessions_by_pod={beat.pod: _number(beat.details, "sessions", "active") for beat in beats.get(agent_id, ())},
@@ -165,6 +209,14 @@ def combine(
             last_error=_to_last_error(errors.get(agent_id)),
             models_by_pod={
                 beat.pod: checks for beat in beats.get(agent_id, ()) if (checks := models.get((agent_id, beat.pod)))
+            },
+            tools_by_pod={
+                beat.pod: found for beat in beats.get(agent_id, ()) if (found := tools.get((agent_id, beat.pod)))
+            },
+            budgets_by_pod={
+                beat.pod: budgets
+                for beat in beats.get(agent_id, ())
+                if (raw := beat.details.get("budgets")) and (budgets := _parse_budgets(raw))
             },
         )
         for agent_id in {*beats, *errors, *counts}

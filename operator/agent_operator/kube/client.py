@@ -8,6 +8,7 @@ and at each start reads all API groups into a cache file in a shared folder. The
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 from agent_api.labels import FIELD_MANAGER, STATUS_FIELD_MANAGER
 from agent_operator.errors import OperatorError
 from agent_operator.kube.port import (
+    SERVICE_ACCOUNT,
     AlreadyExists,
     ApiUnavailable,
     Conflict,
@@ -47,7 +49,8 @@ SERVICE_ACCOUNT_NAMESPACE: Final = SERVICE_ACCOUNT_TOKEN.with_name("namespace")
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 OnRequest = Callable[[str, str, str], None]
-"""Told of each request: verb (get, list, create, apply, apply_status, patch, delete), kind, `ok` or what failed."""
+"""Told of each request: verb (get, list, create, apply, apply_status, patch, delete, token), kind, and outcome: `ok`
+or what failed."""
 
 
 async def load_configuration(environ: Mapping[str, str]) -> Configuration:
@@ -176,6 +179,14 @@ class KubeCluster:
         query = {"fieldManager": FIELD_MANAGER}
         body = list(operations)
         return await self._request("patch", kind, "PATCH", path, body=body, query=query, content_type=JSON_PATCH)
+
+    async def request_token(self, namespace: str, service_account: str, *, seconds: int) -> tuple[str, datetime]:
+        path = f"{resource_path(SERVICE_ACCOUNT, namespace, service_account)}/token"
+        spec = {"expirationSeconds": seconds}
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        answer = await self._request("token", SERVICE_ACCOUNT, "POST", path, body=body)
+        status = answer["status"]
+        return str(status["token"]), datetime.fromisoformat(status["expirationTimestamp"])
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
         path = resource_path(kind, namespace, name)

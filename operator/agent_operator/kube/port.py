@@ -6,6 +6,7 @@ below; each says what the caller may do next.
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 from agent_api import labels
@@ -129,6 +130,10 @@ class Cluster(Protocol):
 
     async def patch_json(self, kind: Kind, namespace: str, name: str, operations: Sequence[Object]) -> Object:
         """JSON-patch the object (RFC 6902); a failed `test` operation raises Invalid. Raises NotFound, Conflict."""
+        ...
+
+    async def request_token(self, namespace: str, service_account: str, *, seconds: int) -> tuple[str, datetime]:
+        """Return a new token of a ServiceAccount for the API server, and when it ends. Raises NotFound."""
         ...
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from agent_api import labels
 from agent_api.conditions import Reason
 from agent_api.problems import explain
+from agent_api.references import env_secret_refs, mounted_secret_refs
 from agent_api.v1alpha1 import PROMPT_MAX_LENGTH, Agent
 from agent_operator.keys import AgentKey
 from agent_operator.kube.port import (
@@ -86,13 +87,11 @@ def find_references(agent: Agent) -> dict[Reference, frozenset[str]]:
     """Return what the agent refers to, and which keys it needs there."""
     namespace = agent.metadata.namespace
     wanted: dict[Reference, set[str]] = {}
-    for model in agent.spec.models:
-        if ref := model.api_key_secret_ref:
-            wanted.setdefault(Reference(SECRET, namespace, ref.name), set()).add(ref.key)
-    for variable in agent.spec.runtime.env:
-        if source := variable.value_from:
-            ref = source.secret_key_ref
-            wanted.setdefault(Reference(SECRET, namespace, ref.name), set()).add(ref.key)
+    for _, ref in [*mounted_secret_refs(agent), *env_secret_refs(agent)]:
+        wanted.setdefault(Reference(SECRET, namespace, ref.name), set()).add(ref.key)
+    if keys := agent.spec.state.encryption.keys_secret_ref:
+        # All keys of it are encryption keys; which ones are needed the runtime knows.
+        wanted.setdefault(Reference(SECRET, namespace, keys.name), set())
     if prompt := agent.spec.system_prompt_from:
         ref = prompt.config_map_key_ref
         wanted.setdefault(Reference(CONFIG_MAP, namespace, ref.name), set()).add(ref.key)
@@ -102,18 +101,15 @@ def find_references(agent: Agent) -> dict[Reference, frozenset[str]]:
 def judge_references(agent: Agent, found: Mapping[Reference, Referent]) -> Verdict:
     """Return whether everything the agent refers to exists; else the first field that leads nowhere."""
     namespace = agent.metadata.namespace
-    for index, model in enumerate(agent.spec.models):
-        if ref := model.api_key_secret_ref:
-            referent = found[Reference(SECRET, namespace, ref.name)]
-            if missing := _describe_missing(SECRET, namespace, ref.name, ref.key, referent):
-                return Verdict(Reason.SECRET_MISSING, f"spec.models[{index}].apiKeySecretRef: {missing}")
-    for index, variable in enumerate(agent.spec.runtime.env):
-        if source := variable.value_from:
-            ref = source.secret_key_ref
-            referent = found[Reference(SECRET, namespace, ref.name)]
-            if missing := _describe_missing(SECRET, namespace, ref.name, ref.key, referent):
-                field = f"spec.runtime.env[{index}].valueFrom.secretKeyRef"
-                return Verdict(Reason.SECRET_MISSING, f"{field}: {missing}")
+    for field, ref in [*mounted_secret_refs(agent), *env_secret_refs(agent)]:
+        referent = found[Reference(SECRET, namespace, ref.name)]
+        if missing := _describe_missing(SECRET, namespace, ref.name, ref.key, referent):
+            return Verdict(Reason.SECRET_MISSING, f"{field}: {missing}")
+    if (keys := agent.spec.state.encryption.keys_secret_ref) and not found[
+        Reference(SECRET, namespace, keys.name)
+    ].exists:
+        missing = f"Secret {namespace}/{keys.name} does not exist."
+        return Verdict(Reason.SECRET_MISSING, f"spec.state.encryption.keysSecretRef: {missing}")
     if prompt := agent.spec.system_prompt_from:
         ref = prompt.config_map_key_ref
         referent = found[Reference(CONFIG_MAP, namespace, ref.name)]

@@ -144,11 +144,12 @@ def _plan_unwanted(uid: str, desired: Desired, children: Children) -> list[Write
     return [
         Write(DELETE, kind, one.body, "not wanted any more")
         for kind, one in found
-        if one is not None and not one.deleting and _is_owned(one.body, uid)
+        if one is not None and not one.deleting and is_owned(one.body, uid)
     ]
 
 
-def _is_owned(body: Object, uid: str) -> bool:
+def is_owned(body: Object, uid: str) -> bool:
+    """Whether an object is controlled by the owner of this uid."""
     owners = body["metadata"].get("ownerReferences") or ()
     return any(one["uid"] == uid for one in owners if one.get("controller"))
 
@@ -192,7 +193,7 @@ def plan_scale(deployment: Found | None, uid: str, replicas: int | None) -> Plan
     if deployment is None or replicas is None or deployment.deleting:
         return Plan()
     metadata = deployment.body["metadata"]
-    if not _is_owned(deployment.body, uid) or deployment.body.get("spec", {}).get("replicas") == replicas:
+    if not is_owned(deployment.body, uid) or deployment.body.get("spec", {}).get("replicas") == replicas:
         return Plan()
     body: dict[str, Any] = {
         "apiVersion": DEPLOYMENT.api_version,
@@ -214,7 +215,7 @@ def count_revision(name: str, config_maps: list[Object], uid: str) -> int:
 
     One that is the newest already keeps its number; every other, also one that was current long ago, gets the next.
     """
-    numbers = {body["metadata"]["name"]: number_of(body) for body in config_maps if _is_owned(body, uid)}
+    numbers = {body["metadata"]["name"]: number_of(body) for body in config_maps if is_owned(body, uid)}
     newest, own = max(numbers.values(), default=0), numbers.get(name, 0)
     return own if own and own == newest else newest + 1
 
@@ -224,7 +225,7 @@ def find_old_revisions(current: str, config_maps: list[Object], uid: str, limit:
     mine = [
         body
         for body in config_maps
-        if body["metadata"]["name"] != current and "deletionTimestamp" not in body["metadata"] and _is_owned(body, uid)
+        if body["metadata"]["name"] != current and "deletionTimestamp" not in body["metadata"] and is_owned(body, uid)
     ]
 
     def age(body: Object) -> tuple[int, str, str]:

@@ -33,6 +33,8 @@ from agent_operator.reconcile.observe import (
 from agent_operator.reconcile.outcome import Outcome, soonest
 from agent_operator.reconcile.plan import count_revision, plan_children, plan_cleanup, plan_scale
 from agent_operator.reconcile.references import References
+from agent_operator.reconcile.reviews import Reviews
+from agent_operator.reconcile.rootkeys import RootKeys
 from agent_operator.reconcile.rotation import SecretRotation, secrets_version
 from agent_operator.resources.children import build_desired
 from agent_operator.resources.inputs import AgentInputs
@@ -99,6 +101,8 @@ class Reconciler:
         states: StateIds,
         deletions: Deletions,
         rotation: SecretRotation,
+        root_keys: RootKeys,
+        reviews: Reviews,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -112,6 +116,8 @@ class Reconciler:
         self._states = states
         self._deletions = deletions
         self._rotation = rotation
+        self._root_keys = root_keys
+        self._reviews = reviews
         self._now = now
 
     async def reconcile(self, key: AgentKey) -> Outcome:
@@ -174,9 +180,13 @@ class Reconciler:
             prompt=resolve_prompt(view.agent, found),
             runtime_image=self._settings.runtime_image,
             postgres_url=self._settings.agent_postgres_url,
+            wrapping_keys=self._root_keys.wrapping_keys(adoption.adopted_id or uid),
         )
         try:
+            reviewed, renew_in = await self._reviews.ensure(key, inputs)
             carried = await self._apply(key, inputs, view, verdict)
+            again = soonest(carried.recheck_in, renew_in)
+            carried = replace(carried, writes=reviewed + carried.writes, recheck_in=again)
             told = await self._rotation.tell(key, secrets_version(view.agent, found)) if verdict.accepted else ()
             return replace(carried, writes=carried.writes + told)
         except Stalled as stalled:
@@ -277,6 +287,8 @@ class Reconciler:
             revision=carried.revision,
             configured_model=view.agent.spec.models[0].display if view.agent is not None else "",
             models=tuple(view.agent.spec.models) if view.agent is not None else (),
+            tools=tuple(view.agent.spec.tools) if view.agent is not None else (),
+            budget=view.agent.spec.budget if view.agent is not None else None,
             store=self._settings.store_address,
             pods=self._cache.pods(key),
             refusal=carried.refusal or observe_refusal(observe_deployment(self._cache, key)),

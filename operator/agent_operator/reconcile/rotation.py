@@ -23,7 +23,10 @@ _VERSION_LENGTH: Final = 16
 def secrets_version(agent: Agent, found: Mapping[Reference, Referent]) -> str:
     """Return a short value that changes with the Secrets mounted into the agent's pods, "" if there are none."""
     namespace = agent.metadata.namespace
-    versions = {name: found[Reference(SECRET, namespace, name)].version for name in secret_keys(agent)}
+    names = {*secret_keys(agent)}
+    if keys := agent.spec.state.encryption.keys_secret_ref:
+        names.add(keys.name)
+    versions = {name: found[Reference(SECRET, namespace, name)].version for name in names}
     return digest(versions)[:_VERSION_LENGTH] if versions else ""
 
 

@@ -17,7 +17,7 @@ from agent_operator.resources.configmap import build_config_map
 from agent_operator.resources.deployment import build_deployment, build_revision
 from agent_operator.resources.disruptionbudget import build_disruption_budget
 from agent_operator.resources.inputs import AgentInputs
-from agent_operator.resources.secrets import build_api_secret, build_postgres_secret
+from agent_operator.resources.secrets import build_api_secret, build_encryption_secret, build_postgres_secret
 from agent_operator.resources.service import build_service
 from agent_operator.resources.serviceaccount import build_service_account
 
@@ -64,6 +64,7 @@ def build_desired(inputs: AgentInputs, count: Callable[[str], int] = lambda revi
             Child(SERVICE_ACCOUNT, build_service_account(inputs)),
             Child(SECRET, build_api_secret(inputs), generated=True),
             Child(SECRET, build_postgres_secret(inputs)),
+            *((Child(SECRET, build_encryption_secret(inputs)),) if inputs.wrapping_keys else ()),
             Child(CONFIG_MAP, build_config_map(inputs, revision, count(revision)), frozen=True),
             Child(SERVICE, build_service(inputs)),
             *((Child(DISRUPTION_BUDGET, budget),) if several else ()),

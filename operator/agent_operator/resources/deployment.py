@@ -8,6 +8,8 @@ from agent_operator.resources.configmap import render_manifest
 from agent_operator.resources.inputs import (
     API_KEYS_DIR,
     CONTAINER,
+    ENCRYPTION_KEYS_DIR,
+    KUBERNETES_DIR,
     MANIFEST_DIR,
     MANIFEST_FILE,
     PORT,
@@ -22,7 +24,7 @@ from agent_operator.resources.inputs import (
     stamp,
     url_fingerprint,
 )
-from agent_operator.resources.secrets import POSTGRES_KEY
+from agent_operator.resources.secrets import POSTGRES_KEY, TOKEN_KEY
 
 USER_ID: Final = 65532
 GRACE_SECONDS: Final = 45
@@ -32,6 +34,8 @@ REVISION_LENGTH: Final = 10
 REPLICA_SETS_KEPT: Final = 2
 """The ConfigMaps are the history; old ReplicaSets are only kept so that going back at once finds its own again."""
 _READ_ONLY: Final = 0o440
+ROOT_AUTHORITY: Final = "kube-root-ca.crt"
+"""ConfigMap with the API server's authority, which Kubernetes keeps in every namespace."""
 _SCRATCH_SIZE: Final = "64Mi"
 
 
@@ -169,11 +173,31 @@ def _build_environment(inputs: AgentInputs, revision: str) -> list[dict[str, Any
         {"name": "ABIDE_REVISION", "value": revision},
         {"name": "ABIDE_API_KEYS_DIR", "value": API_KEYS_DIR},
         {"name": "ABIDE_SECRETS_DIR", "value": SECRETS_DIR},
+        *_build_encryption(inputs),
         {"name": "ABIDE_LOG_FORMAT", "value": "json"},
         {"name": "ABIDE_INSTANCE", "valueFrom": _field("metadata.uid")},
         {"name": "ABIDE_POD_NAME", "valueFrom": _field("metadata.name")},
         {"name": "ABIDE_POSTGRES_URL", "valueFrom": postgres},
     ]
+
+
+def _build_encryption(inputs: AgentInputs) -> list[dict[str, Any]]:
+    if not inputs.encryption_secret:
+        return []
+    return [
+        {"name": "ABIDE_ENCRYPTION_KEYS_DIR", "value": ENCRYPTION_KEYS_DIR},
+        {"name": "ABIDE_ENCRYPTION_SOURCE", "value": f"Secret {inputs.namespace}/{inputs.encryption_secret}"},
+    ]
+
+
+def _build_reviews(inputs: AgentInputs) -> list[dict[str, Any]]:
+    """Build the folder with which the runtime asks the API server who holds a token."""
+    if not inputs.agent.spec.access.kubernetes.enabled:
+        return []
+    token = {"name": labels.reviewer_secret_name(inputs.name), "items": [{"key": TOKEN_KEY, "path": "token"}]}
+    authority = {"name": ROOT_AUTHORITY, "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    sources = [{"secret": token}, {"configMap": authority}]
+    return [{"name": "kubernetes", "projected": {"sources": sources, "defaultMode": _READ_ONLY}}]
 
 
 def _build_variable(variable: EnvVar) -> dict[str, Any]:
@@ -193,6 +217,12 @@ def _build_mounts(inputs: AgentInputs) -> list[dict[str, Any]]:
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the container's own, an emptyDir
         {"name": "manifest", "mountPath": MANIFEST_DIR, "readOnly": True},
         {"name": "api-keys", "mountPath": API_KEYS_DIR, "readOnly": True},
+        *({"name": one["name"], "mountPath": KUBERNETES_DIR, "readOnly": True} for one in _build_reviews(inputs)),
+        *(
+            [{"name": "encryption-keys", "mountPath": ENCRYPTION_KEYS_DIR, "readOnly": True}]
+            if inputs.encryption_secret
+            else []
+        ),
         *(
             {"name": _volume_name(secret), "mountPath": f"{SECRETS_DIR}/{secret}", "readOnly": True}
             for secret in secret_keys(inputs.agent)
@@ -209,6 +239,17 @@ def _build_volumes(inputs: AgentInputs, revision: str) -> list[dict[str, Any]]:
             "name": "api-keys",
             "secret": {"secretName": labels.api_secret_name(inputs.name), "defaultMode": _READ_ONLY},
         },
+        *_build_reviews(inputs),
+        *(
+            [
+                {
+                    "name": "encryption-keys",
+                    "secret": {"secretName": inputs.encryption_secret, "defaultMode": _READ_ONLY},
+                }
+            ]
+            if inputs.encryption_secret
+            else []
+        ),
         *(
             {
                 "name": _volume_name(secret),

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from agent_api import labels
+from agent_api.references import mounted_secret_refs
 from agent_api.v1alpha1 import Agent
 
 API_KEYS_DIR: Final = "/etc/abide/api-keys"
@@ -15,6 +16,8 @@ MANIFEST_DIR: Final = "/etc/abide/manifest"
 MANIFEST_FILE: Final = "agent.json"
 SPEC_FILE: Final = "spec.json"
 SECRETS_DIR: Final = "/etc/abide/secrets"
+ENCRYPTION_KEYS_DIR: Final = "/etc/abide/encryption-keys"
+KUBERNETES_DIR: Final = "/etc/abide/kubernetes"
 PORT: Final = 8080
 PORT_NAME: Final = "http"
 CONTAINER: Final = "runtime"
@@ -28,7 +31,8 @@ class AgentInputs:
 
     `prompt` is the system prompt itself, wherever it came from. `postgres_url` is what the agent is to use.
     `adopted_id` is the id of the rows it took over from an earlier agent of its name, "" where it uses its own. `spec`
-    is the spec as it was written.
+    is the spec as it was written. `wrapping_keys` is the content of the Secret with the agent's encryption keys, none
+    where the installation has no root key.
     """
 
     agent: Agent
@@ -38,6 +42,14 @@ class AgentInputs:
     postgres_url: str = field(repr=False)
     adopted_id: str = ""
     spec: Mapping[str, Any] = field(default_factory=dict)
+    wrapping_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def encryption_secret(self) -> str:
+        """Return the name of the Secret whose keys the runtime encrypts with, "" where there is none."""
+        if ref := self.agent.spec.state.encryption.keys_secret_ref:
+            return ref.name
+        return labels.encryption_secret_name(self.name) if self.wrapping_keys else ""
 
     @property
     def state_id(self) -> str:
@@ -127,9 +139,8 @@ def url_fingerprint(url: str) -> str:
 
 
 def secret_keys(agent: Agent) -> Mapping[str, tuple[str, ...]]:
-    """Return the keys that the agent's models need, by Secret, both sorted."""
+    """Return the keys that the agent's pods read from files, by Secret, both sorted."""
     wanted: dict[str, set[str]] = {}
-    for model in agent.spec.models:
-        if model.api_key_secret_ref is not None:
-            wanted.setdefault(model.api_key_secret_ref.name, set()).add(model.api_key_secret_ref.key)
+    for _, ref in mounted_secret_refs(agent):
+        wanted.setdefault(ref.name, set()).add(ref.key)
     return {name: tuple(sorted(keys)) for name, keys in sorted(wanted.items())}

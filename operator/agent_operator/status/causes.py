@@ -306,6 +306,8 @@ def store_cause(pod: PodView, check: CheckResult, store: str = "") -> Cause:
     `store` is the host:port to name where the runtime names none.
     """
     reason = _known_reason(check.reason)
+    if reason is Reason.ENCRYPTION_KEY_MISMATCH:
+        return _key_mismatch(pod, check)
     reason = reason if reason in _STORE_PHRASES else Reason.UNKNOWN
     phrase, remedy = _STORE_PHRASES[reason]
     address, details = _read_store_words(check.message)
@@ -317,6 +319,17 @@ def store_cause(pod: PodView, check: CheckResult, store: str = "") -> Cause:
         f"{remedy} The agent goes on by itself.",
         _since(pod, check),
         store_reason=reason,
+    )
+
+
+def _key_mismatch(pod: PodView, check: CheckResult) -> Cause:
+    what, _, remedy = _words(check).partition("; ")
+    return Cause(
+        Reason.ENCRYPTION_KEY_MISMATCH,
+        f"The state cannot be decrypted since {{since}}: {what}.",
+        "New messages are refused and nothing is written; what is kept stays as it is.",
+        f"{remedy[:1].upper()}{remedy[1:]}{'; the' if remedy else 'The'} agent goes on by itself.",
+        _since(pod, check),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from agent_api.conditions import ConditionType, Reason
 from agent_api.v1alpha1 import AgentStatus, Condition
 from agent_api.wire import HealthOut
+from agent_operator.status.budgets import BudgetsView, view_budgets
 from agent_operator.status.causes import (
     EFFECT_NONE_SERVE,
     Cause,
@@ -25,6 +26,7 @@ from agent_operator.status.models import MODEL_REASONS, Answering, ModelsView, i
 from agent_operator.status.observed import Observation
 from agent_operator.status.pods import PodView
 from agent_operator.status.text import DOCS_PLACE, compose, find_since, instant
+from agent_operator.status.tools import ToolsView, view_tools
 
 Status = Literal["True", "False", "Unknown"]
 
@@ -48,8 +50,8 @@ class Situation:
     """What the conditions are derived from: who serves, and what stands in the way.
 
     `rollout` is what keeps pods of the wanted revision from serving; `blocked` the first thing to name when nobody
-    serves; `reduced` what is wrong although somebody serves; `models` what the models of serving pods can do. `held`
-    says that the pods do not tell (any more) what they told of their models before.
+    serves; `reduced` what is wrong although somebody serves; `models` what the models of serving pods can do, and
+    `tools` their tools. `held` says that the pods do not tell (any more) what they told of their models before.
     """
 
     serving: tuple[PodView, ...]
@@ -59,11 +61,14 @@ class Situation:
     reduced: Cause | None
     models: ModelsView
     held: bool
+    tools: ToolsView
+    budgets: BudgetsView
 
     @property
     def replying(self) -> bool:
         """Whether a message sent now gets a model's reply, as far as anybody knows."""
-        return bool(self.serving) and self.models.answering >= Answering.UNKNOWN
+        able = self.models.answering >= Answering.UNKNOWN and self.budgets.exhausted is None
+        return bool(self.serving) and able
 
     @property
     def rollout_failed(self) -> bool:
@@ -94,6 +99,8 @@ def assess(observation: Observation, previous: AgentStatus) -> Situation:
         reduced=refused or broken,
         models=models,
         held=models.answering is Answering.UNKNOWN and told_before,
+        tools=view_tools(observation),
+        budgets=view_budgets(observation),
     )
 
 
@@ -114,6 +121,7 @@ def build_conditions(observation: Observation, previous: AgentStatus) -> list[Co
         _degraded(observation, situation, known),
         _state_store_ready(observation, known),
         _model_reachable(observation, situation, known),
+        _tools_ready(observation, situation, known),
         _suspended(observation),
     )
     return [_finish(finding, observation, known) for finding in findings if finding is not None]
@@ -162,6 +170,8 @@ def _ready(observation: Observation, situation: Situation, known: Mapping[str, C
             compose(Reason.SCALED_TO_ZERO, "Scaled to zero since {since}: no pods run, the state is kept.",
                     "Raise spec.replicas to go on."),
         )  # fmt: skip
+    if situation.serving and (spent := situation.budgets.exhausted) is not None:
+        return _from_cause(type_, "False", spent, effect=spent.effect)
     if situation.serving and situation.models.answering is Answering.CHECKING:
         what = "The pod is ready since {since}; whether its model can be called is being checked."
         return Finding(type_, "False", Reason.STARTING, compose(Reason.STARTING, what), situation.serving[0].ready_at)
@@ -200,6 +210,10 @@ def _ready_true(observation: Observation, situation: Situation, known: Mapping[s
     if situation.models.cause is not None:
         lead, effect = _tell_affected(situation)
         return _from_cause(type_, "True", situation.models.cause, lead=lead, effect=effect)
+    if (cause := situation.tools.cause) is not None:
+        return _from_cause(type_, "True", cause, lead=situation.tools.lead, effect=cause.effect)
+    if (cause := situation.budgets.unpriced) is not None:
+        return _from_cause(type_, "True", cause, effect=cause.effect)
     untold = situation.models.answering is Answering.UNKNOWN
     doubt = ""
     if untold and _model_reachable(observation, situation, known).status == "Unknown":
@@ -290,6 +304,10 @@ def _degraded(observation: Observation, situation: Situation, known: Mapping[str
     if models.cause is not None:
         lead, effect = _tell_affected(situation)
         return _from_cause(type_, "True", models.cause, effect=effect, lead=lead)
+    if (cause := situation.tools.cause) is not None:
+        return _from_cause(type_, "True", cause, effect=cause.effect, lead=situation.tools.lead)
+    if (cause := situation.budgets.unpriced) is not None:
+        return _from_cause(type_, "True", cause, effect=cause.effect)
     return Finding(type_, "False", Reason.ALL_WELL, "Nothing is broken.")
 
 
@@ -304,7 +322,7 @@ def _state_store_ready(observation: Observation, known: Mapping[str, Condition])
             return Finding(type_, "True", Reason.CONNECTED, "The runtime reaches Postgres.")
         if check is not None and check.reason != Reason.STARTING:
             cause = store_cause(pod, check, observation.store)
-            reason = cause.store_reason or Reason.UNKNOWN
+            reason = cause.store_reason or cause.reason
             return Finding(type_, "False", reason, compose(reason, cause.what, cause.effect, cause.remedy), cause.since)
     return _last_known(type_, known)
 
@@ -327,6 +345,22 @@ def _model_reachable(observation: Observation, situation: Situation, known: Mapp
             return Finding(type_, "Unknown", Reason.UNKNOWN, "Not known: the pod does not say it.")
         case _:
             return _last_known(type_, known)
+
+
+def _tools_ready(observation: Observation, situation: Situation, known: Mapping[str, Condition]) -> Finding | None:
+    """Say whether all tools can be called; nothing for an agent that has none."""
+    type_, tools = ConditionType.TOOLS_READY, situation.tools
+    if not observation.tools:
+        unreadable = not observation.configured_model and type_ in known
+        return _last_known(type_, known) if unreadable else None
+    if tools.cause is not None:
+        return _from_cause(type_, "False", tools.cause, effect=tools.cause.effect, lead=tools.lead)
+    if tools.known and situation.serving:
+        count = sum(len(tool.status.tools) for tool in tools.tools)
+        return Finding(type_, "True", Reason.CONNECTED, f"All tools can be called: {count} from {len(tools.tools)}.")
+    if situation.serving and type_ not in known:
+        return Finding(type_, "Unknown", Reason.UNKNOWN, "Not known yet: it is being looked for.")
+    return _last_known(type_, known)
 
 
 def _last_known(type_: ConditionType, known: Mapping[str, Condition]) -> Finding:

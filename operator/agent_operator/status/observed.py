@@ -7,8 +7,8 @@ from enum import Enum
 from typing import Final
 
 from agent_api.conditions import Reason
-from agent_api.v1alpha1 import LastError, ModelSpec
-from agent_api.wire import HealthOut, ModelCheck
+from agent_api.v1alpha1 import Budget, LastError, ModelSpec, ToolEntry
+from agent_api.wire import BudgetCheck, HealthOut, ModelCheck, ToolCheck
 from agent_operator.status.pods import PodView
 
 
@@ -58,7 +58,8 @@ class Facts:
     """What Postgres knows about an agent. None means not known (any more).
 
     `sessions_by_pod` counts the sessions in the memory of each pod that ever sent a heartbeat, living or not;
-    `models_by_pod` holds what its newest heartbeat says of its models, the primary first.
+    `models_by_pod` holds what its newest heartbeat says of its models, the primary first; `tools_by_pod` of its tools,
+    `budgets_by_pod` of its budgets.
     """
 
     sessions_by_pod: Mapping[str, int] | None = None
@@ -66,6 +67,8 @@ class Facts:
     answering: str | None = None
     last_error: LastError | None = None
     models_by_pod: Mapping[str, tuple[ModelCheck, ...]] | None = None
+    tools_by_pod: Mapping[str, tuple[ToolCheck, ...]] | None = None
+    budgets_by_pod: Mapping[str, tuple[BudgetCheck, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Observation:
     """Everything about one agent at the moment `now` (aware UTC).
 
     `desired` is how many pods should run. `revision` is the one the spec asks for, "" while that cannot be told.
-    `models` are the spec's, () while it cannot be read. `store` is host:port of the agent's Postgres.
+    `models` and `tools` are the spec's, () while it cannot be read. `store` is host:port of the agent's Postgres.
     `probes` holds, by pod uid, what the runtimes said about themselves. `docs` is where links to pages lead.
     """
 
@@ -87,6 +90,8 @@ class Observation:
     revision: str
     configured_model: str
     models: tuple[ModelSpec, ...] = ()
+    tools: tuple[ToolEntry, ...] = ()
+    budget: Budget | None = None
     store: str = ""
     pods: tuple[PodView, ...] = ()
     probes: Mapping[str, ProbeResult] = field(default_factory=dict)

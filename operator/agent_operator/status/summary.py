@@ -13,16 +13,20 @@ from agent_api.v1alpha1 import (
     ModelStatus,
     RevisionStatus,
     SessionCounts,
+    ToolStatus,
+    Usage,
 )
 from agent_api.wire import HealthOut, ModelCheck
 from agent_operator.resources.inputs import selector_labels
 from agent_operator.resources.service import build_endpoint
+from agent_operator.status.budgets import view_budgets
 from agent_operator.status.causes import is_serving
 from agent_operator.status.conditions import build_conditions
 from agent_operator.status.models import find_checks
 from agent_operator.status.observed import Observation
 from agent_operator.status.pods import PodView
 from agent_operator.status.text import scrub
+from agent_operator.status.tools import view_tools
 
 CHECKS_LIMIT: Final = 32
 MODEL_CHECK: Final = "model/"
@@ -75,7 +79,9 @@ def build_status(observation: Observation, previous: AgentStatus) -> AgentStatus
             total=previous.sessions.total if facts.sessions_total is None else facts.sessions_total,
         ),
         health=_health(observation, previous),
+        tools=_tools(observation, previous),
         last_error=facts.last_error or previous.last_error,
+        usage=_usage(observation, previous),
         observed_at=previous.observed_at,
     )
 
@@ -117,6 +123,32 @@ def _health(observation: Observation, previous: AgentStatus) -> Health:
     return Health(checks=list({check.name: check for check in (*own, *known)}.values())[:CHECKS_LIMIT])
 
 
+def _usage(observation: Observation, previous: AgentStatus) -> Usage:
+    """Return where the budgets stand; what no pod says is last known, until the next day begins."""
+    before = {
+        (budget.scope, budget.limit): budget
+        for budget in previous.usage.budgets
+        if budget.resets_at is not None and budget.resets_at > observation.now
+    }
+    found = view_budgets(observation).budgets
+    return Usage(
+        budgets=[
+            budget if budget.resets_at is not None else before.get((budget.scope, budget.limit), budget)
+            for budget in found
+        ]
+    )
+
+
+def _tools(observation: Observation, previous: AgentStatus) -> list[ToolStatus]:
+    """Return what became of spec.tools; of entries that no pod knows now, the last known."""
+    if not observation.tools:
+        return [] if observation.configured_model else previous.tools
+    before = {tool.name: tool for tool in previous.tools}
+    views = view_tools(observation).tools
+    found = (view.status if view.ok is not None else before.get(view.status.name) for view in views)
+    return [tool for tool in found if tool is not None]
+
+
 def _model_check(check: ModelCheck) -> HealthCheck:
     message = "" if check.ok else f"{check.model} {check.message or check.reason}"
     return HealthCheck(name=f"{MODEL_CHECK}{scrub(check.name, limit=60)}", ok=bool(check.ok), message=scrub(message))
@@ -141,7 +173,7 @@ def decide(fresh: AgentStatus, previous: AgentStatus, now: datetime, *, counters
 
 
 def _counters(status: AgentStatus) -> tuple[object, ...]:
-    return (status.sessions, status.model.answering, status.last_error)
+    return (status.sessions, status.model.answering, status.last_error, status.usage)
 
 
 def _without_counters(status: AgentStatus) -> AgentStatus:
@@ -151,5 +183,6 @@ def _without_counters(status: AgentStatus) -> AgentStatus:
             "sessions": SessionCounts(),
             "model": ModelStatus(configured=status.model.configured),
             "last_error": status.last_error.type if status.last_error else None,
+            "usage": tuple((budget.scope, budget.limit, budget.warning) for budget in status.usage.budgets),
         }
     )

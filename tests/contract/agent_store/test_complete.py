@@ -1,4 +1,4 @@
-"""complete(), start_next() and cancel_queued(): exactly one outcome, in order."""
+"""complete(), start_next() and cancel_turn(): exactly one outcome, in order."""
 
 import pytest
 
@@ -126,25 +126,30 @@ async def test_cancelling_a_queued_turn_ends_it_and_the_next_one_moves_up(scene:
     claim = await scene.claim(owner, "one")
     second = await scene.say(owner, "two")
     third = await scene.say(owner, "three")
-    cancelled = await scene.store.cancel_queued(scene.agent, second.turn.id, "ann")
+    cancelled = await scene.store.cancel_turn(scene.agent, second.turn.id, "ann")
     assert cancelled is not None
     assert cancelled.status is TurnStatus.CANCELLED
     assert cancelled.finished_at is not None
-    assert await scene.store.cancel_queued(scene.agent, second.turn.id, "ann") == cancelled
+    assert await scene.store.cancel_turn(scene.agent, second.turn.id, "ann") == cancelled
     assert (await scene.finish(owner, claim)).waiting
     following = await scene.store.start_next(scene.agent, claim.session_id, owner)
     assert following is not None
     assert following.turn_id == third.turn.id
     assert not (await scene.finish(owner, following)).waiting
-    assert [text for _, _, text in await scene.history()] == ["one", "ok", "three", "ok"]
+    # It was said, so it is part of the history, where it stood when it was cancelled.
+    assert await scene.history() == [
+        (1, "user", "one"), (2, "user", "two"), (3, "assistant", "ok"), (4, "user", "three"), (5, "assistant", "ok"),
+    ]  # fmt: skip
+    history = await scene.store.load_history(claim.session_id, scene.agent, before_turn_seq=99, limit=10)
+    assert [message.content for message in history] == ["one", "ok", "two", "three", "ok"]
 
 
 async def test_cancelling_the_last_queued_turn_frees_the_queue(scene: Scene, owner: Owner) -> None:
     claim = await scene.claim(owner, "one")
     second = await scene.say(owner, "two", queue_limit=1)
-    await scene.store.cancel_queued(scene.agent, second.turn.id, "ann")
+    await scene.store.cancel_turn(scene.agent, second.turn.id, "ann")
     third = await scene.say(owner, "three", queue_limit=1)
-    await scene.store.cancel_queued(scene.agent, third.turn.id, "ann")
+    await scene.store.cancel_turn(scene.agent, third.turn.id, "ann")
     assert not (await scene.finish(owner, claim)).waiting
     assert (await scene.say(owner, "four")).claim is not None
 
@@ -152,13 +157,13 @@ async def test_cancelling_the_last_queued_turn_frees_the_queue(scene: Scene, own
 async def test_cancel_leaves_turns_that_started_and_those_of_others_alone(scene: Scene, owner: Owner) -> None:
     claim = await scene.claim(owner, "one")
     second = await scene.say(owner, "two")
-    running = await scene.store.cancel_queued(scene.agent, claim.turn_id, "ann")
+    running = await scene.store.cancel_turn(scene.agent, claim.turn_id, "ann")
     assert running is not None
     assert running.status is TurnStatus.RUNNING
-    assert await scene.store.cancel_queued(scene.agent, second.turn.id, "bob") is None
+    assert await scene.store.cancel_turn(scene.agent, second.turn.id, "bob") is None
     found = await scene.store.get_turn(scene.agent, second.turn.id, "ann")
     assert found is not None
     assert found.status is TurnStatus.QUEUED
     done = await scene.finish(owner, claim)
     assert done.waiting
-    assert await scene.store.cancel_queued(scene.agent, claim.turn_id, "ann") == done.turn
+    assert await scene.store.cancel_turn(scene.agent, claim.turn_id, "ann") == done.turn

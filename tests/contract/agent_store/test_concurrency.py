@@ -27,6 +27,10 @@ ACTIVE_TWICE = """
 STRANDED = """
     SELECT id FROM abide.turns WHERE agent_id = $1 AND finished_at IS NULL
 """
+CANCELLED = """
+    SELECT count(*) FROM abide.turns t JOIN abide.sessions s ON s.agent_id = t.agent_id AND s.id = t.session_id
+    WHERE t.agent_id = $1 AND s.name = $2 AND t.status = 'cancelled'
+"""
 INCONSISTENT = """
     SELECT s.name FROM abide.sessions s
     LEFT JOIN abide.active_turns a ON a.agent_id = s.agent_id AND a.session_id = s.id
@@ -84,7 +88,7 @@ class Process:
             assert accepted.claim is not None
             self.running[turn.id] = accepted.claim
         elif self.random.random() < 0.2:
-            found = await self.scene.store.cancel_queued(self.scene.agent, turn.id, "ann")
+            found = await self.scene.store.cancel_turn(self.scene.agent, turn.id, "ann")
             assert found is not None
             self.log.outcomes[turn.id] += found.status is TurnStatus.CANCELLED
 
@@ -149,7 +153,7 @@ async def test_processes_that_come_and_go_lose_nothing_and_answer_nothing_twice(
     assert {turn: log.outcomes[turn] for turn in log.accepted} == dict.fromkeys(log.accepted, 1)
     assert await connection.fetch(STRANDED, agent) == []
     assert await connection.fetch(INCONSISTENT, agent) == []
-    await check_order(postgres_url, agent)
+    await check_order(postgres_url, agent, connection)
 
 
 async def finish_everything(url: str, agent: UUID, log: Log) -> None:
@@ -163,14 +167,17 @@ async def finish_everything(url: str, agent: UUID, log: Log) -> None:
     await last.scene.store.aclose()
 
 
-async def check_order(url: str, agent: UUID) -> None:
-    """Every question is followed by its own answer, and seq has no gaps."""
+async def check_order(url: str, agent: UUID, connection: asyncpg.Connection) -> None:
+    """Answers come in the order of their questions, only cancelled ones have none, and seq has no gaps."""
     scene = Scene(PostgresStore(url), agent)
     for session in SESSIONS:
         history = await scene.history(session)
         assert [seq for seq, _, _ in history] == list(range(1, len(history) + 1))
-        questions, answers = history[::2], history[1::2]
-        assert [f"re {content}" for _, _, content in questions] == [content for _, _, content in answers]
+        answers = [content for _, role, content in history if role == "assistant"]
+        questions = [content for _, role, content in history if role == "user"]
+        assert [f"re {content}" for content in questions if f"re {content}" in answers] == answers
+        unanswered = sum(f"re {content}" not in answers for content in questions)
+        assert unanswered == await connection.fetchval(CANCELLED, agent, session)
     await scene.store.aclose()
 
 

@@ -15,6 +15,23 @@ from tests.contract.agent_store.scene import Scene, completed
 KEPT = {"system_events", "erased_agents"}
 
 
+OTHER_ROWS = """
+INSERT INTO abide.steps (agent_id, session_id, turn_id, step_index, token, kind, name, status)
+    SELECT agent_id, session_id, id, 0, 1, 'tool', 'x', 'started' FROM abide.turns;
+INSERT INTO abide.approvals (agent_id, session_id, turn_id, expires_at, call_id, tool, on_timeout, arguments)
+    SELECT agent_id, session_id, id, now(), 'c', 'x', 'Reject', '' FROM abide.turns;
+INSERT INTO abide.turn_feedback (agent_id, session_id, turn_id, score, revision)
+    SELECT agent_id, session_id, id, 1, 'r' FROM abide.turns;
+INSERT INTO abide.memories (agent_id, id, importance, type, content)
+    SELECT id, gen_random_uuid(), 5, 'general', 'x' FROM abide.agents;
+INSERT INTO abide.budget_usage (agent_id, day, scope) SELECT id, now(), 'agent' FROM abide.agents;
+INSERT INTO abide.budget_slices (agent_id, day, scope, instance, epoch, serial, tokens, micros)
+    SELECT id, now(), 'agent', 'pod-1', 1, 1, 1, 1 FROM abide.agents;
+INSERT INTO abide.agent_keys (agent_id, key_id, wrapping_key_id, wrapped) SELECT id, 'k', '1', '' FROM abide.agents;
+"""
+"""Rows of the tables that fill() leaves empty."""
+
+
 async def rows_by_table(postgres_url: str, agent: object) -> dict[str, int]:
     """Return how many rows each table holds of an agent."""
     connection = await asyncpg.connect(postgres_url)
@@ -62,10 +79,7 @@ async def test_everything_goes_but_the_audit_trail_and_other_agents(scene: Scene
     await fill(scene)
     await fill(other)
     connection = await asyncpg.connect(postgres_url)
-    await connection.execute(
-        "INSERT INTO abide.steps (agent_id, session_id, turn_id, step_index, token, kind, name, status) "
-        "SELECT agent_id, session_id, id, 0, 1, 'tool', 'x', 'started' FROM abide.turns"
-    )
+    await connection.execute(OTHER_ROWS)
     await connection.close()
     before = await rows_by_table(postgres_url, other.agent)
     full = await rows_by_table(postgres_url, scene.agent)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -32,6 +32,8 @@ class ModelTurn:
     claims: list[tuple[Claim, Owner]] = field(default_factory=list)
     attempts: int = 0
     reply: str | None = None
+    asked_at: int | None = None
+    answered_at: int = 0
 
     @property
     def current(self) -> Claim | None:
@@ -53,13 +55,13 @@ class ModelSession:
         return [turn for turn in self.turns if turn.status is TurnStatus.QUEUED]
 
     def messages(self) -> list[tuple[str, str]]:
-        found: list[tuple[str, str]] = []
+        found: list[tuple[int, str, str]] = []
         for turn in self.turns:
-            if turn.claims:
-                found.append(("user", turn.new.content))
+            if turn.asked_at is not None:
+                found.append((turn.asked_at, "user", turn.new.content))
             if turn.reply is not None:
-                found.append(("assistant", turn.reply))
-        return found
+                found.append((turn.answered_at, "assistant", turn.reply))
+        return [(role, content) for _, role, content in sorted(found)]
 
 
 class Protocol(RuleBasedStateMachine):
@@ -195,6 +197,11 @@ class Protocol(RuleBasedStateMachine):
         assert turn.current is None or claim.token > turn.current.token
         turn.status, turn.owner = TurnStatus.RUNNING, owner
         turn.claims.append((claim, owner))
+        self.note_asked(turn)
+
+    def note_asked(self, turn: ModelTurn) -> None:
+        self.count += 1
+        turn.asked_at = turn.asked_at or self.count
 
     @precondition(lambda self: any(turn.claims for _, turn in self.all_turns()))
     @rule(index=INDEX, which=INDEX)
@@ -204,7 +211,7 @@ class Protocol(RuleBasedStateMachine):
         self.complete_claim(session, turn, *turn.claims[-1 - which % len(turn.claims)])
 
     def complete_claim(self, session: ModelSession, turn: ModelTurn, claim: Claim, owner: Owner) -> None:
-        is_current = claim == turn.current
+        is_current = turn.current is not None and claim.token == turn.current.token
         was_running = turn.status is TurnStatus.RUNNING
         is_live = self.live.get(owner.instance) == owner
         superseded = any(other.instance == owner.instance and other.epoch > owner.epoch for other in self.everybody())
@@ -219,6 +226,7 @@ class Protocol(RuleBasedStateMachine):
         if was_running:
             assert not superseded
             turn.status, turn.reply, turn.owner = TurnStatus.COMPLETED, reply, None
+            turn.answered_at = self.count
         assert (done.turn.status, done.turn.reply) == (turn.status, turn.reply)
         assert done.waiting == (bool(session.queued) and session.active is None)
 
@@ -253,7 +261,9 @@ class Protocol(RuleBasedStateMachine):
         assert len(claims) == min(limit, len(lost) + len(orphans) + len(idle))
         for claim in claims:
             if claim.turn_id in lost:
-                assert claim == lost[claim.turn_id].current
+                current = lost[claim.turn_id].current
+                assert current is not None
+                assert replace(claim, is_resumed=False, is_cancelled=False) == replace(current, is_resumed=False)
             else:
                 self.note_start((orphans | idle)[claim.turn_id], claim, owner)
         return len(claims)
@@ -263,9 +273,10 @@ class Protocol(RuleBasedStateMachine):
     def cancel(self, index: int) -> None:
         turns = [turn for _, turn in self.all_turns()]
         turn = turns[index % len(turns)]
-        found = self.do(self.store.cancel_queued(self.scene.agent, turn.new.id, "ann"))
+        found = self.do(self.store.cancel_turn(self.scene.agent, turn.new.id, "ann"))
         if turn.status is TurnStatus.QUEUED:
             turn.status = TurnStatus.CANCELLED
+            self.note_asked(turn)
         assert found.status is turn.status
 
     @rule(name=SESSIONS, sure=st.integers(0, 3))

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from agent_store.errors import SessionGone
+from agent_store.errors import SessionGone, StateChanged
 from agent_store.ports import Owner
 from tests.contract.agent_store.scene import Scene
 
@@ -78,6 +78,21 @@ async def test_state_is_versioned_and_comes_back_as_it_was(scene: Scene, owner: 
     assert await scene.store.delete_state(scene.agent, claim.session_id)
     assert not await scene.store.delete_state(scene.agent, claim.session_id)
     assert await scene.store.load_state(scene.agent, claim.session_id) is None
+
+
+async def test_a_state_is_only_replaced_by_those_who_know_it_if_they_say_so(scene: Scene, owner: Owner) -> None:
+    claim = await scene.claim(owner)
+    save, load = scene.store.save_state, scene.store.load_state
+    assert (await save(scene.agent, claim.session_id, {"n": 1}, expected=0)).version == 1
+    assert (await save(scene.agent, claim.session_id, {"n": 2}, expected=1)).version == 2
+    for stale in (0, 1, 3):
+        with pytest.raises(StateChanged):
+            await save(scene.agent, claim.session_id, {"n": "lost"}, expected=stale)
+    found = await load(scene.agent, claim.session_id)
+    assert found is not None
+    assert (found.version, found.document) == (2, {"n": 2})
+    with pytest.raises(SessionGone):
+        await save(scene.agent, uuid4(), {}, expected=0)
 
 
 async def test_state_needs_its_session(scene: Scene, owner: Owner) -> None:

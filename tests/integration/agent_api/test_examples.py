@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from agent_api.manifest import load_manifests
+from agent_api.v1alpha1 import KEYED_PROVIDERS
 from tests.integration.agent_api.conftest import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -23,7 +24,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 def needs_no_account(path: Path) -> bool:
     (agent,) = load_manifests(path.read_text(), source=path.name)
     models = agent.spec.models
-    return any(model.is_built_in for model in models) and not any(model.provider == "openai" for model in models)
+    return any(model.is_built_in for model in models) and not any(model.provider in KEYED_PROVIDERS for model in models)
 
 
 SERVED = [path for path in EXAMPLES if needs_no_account(path)]

@@ -49,7 +49,7 @@ def test_explain_tells_about_every_level(kubectl: Kubectl) -> None:
     assert "forgets no acknowledged message" in " ".join(kubectl("explain", "agents.abide.dev").stdout.split())
     explained = kubectl("explain", "agents.abide.dev.spec.models").stdout
     assert "-required-" in explained
-    assert "enum: openai, openai-compatible, echo, scripted" in explained
+    assert "enum: openai, openai-compatible, anthropic, google, echo, scripted" in explained
     assert "Most messages given to the model" in kubectl("explain", "ag.spec.history.limit").stdout
 
 

@@ -65,9 +65,10 @@ def test_an_agent_shows_its_effective_values(kubectl: Kubectl) -> None:
             "fallback": "Sorry, I cannot answer right now. Your message is kept; please try again in a moment."
         },
         "history": {"limit": 50},
-        "limits": {"maxSteps": 20, "turnSeconds": 300},
+        "limits": {"maxSteps": 20, "turnSeconds": 300, "requestsPerMinute": 600},
         "session": {"evictAfterSeconds": 900, "queueLimit": 20},
         "state": {"autoSaveEveryMessages": 5, "deletionPolicy": "Retain"},
+        "access": {"kubernetes": {"enabled": False, "audiences": ["abide.dev"]}},
         "replicas": 1,
         "revisionHistoryLimit": 5,
         "suspend": False,

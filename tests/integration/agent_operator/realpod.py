@@ -1,7 +1,9 @@
 """A pod that is real where it matters: a runtime on the pod's address, and a hand that probes it as a kubelet does."""
 
 import asyncio
+import base64
 import os
+import shutil
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from agent_operator.kube.port import AGENT, CONFIG_MAP
+from agent_operator.kube.port import AGENT, CONFIG_MAP, SECRET
 from tests.fakes.provider import KEY
 from tests.integration.agent_operator.harness import RUNTIME_IP, Api
 
@@ -88,6 +90,16 @@ class RealPod:
             await asyncio.sleep(READINESS_PERIOD if was_ready else 0.2)
 
 
+def mount_encryption_keys(folder: Path, secret: Any) -> dict[str, str]:
+    """Write the Secret's keys as files, and return what the Deployment says of them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, value in secret["data"].items():
+        (folder / name).write_bytes(base64.b64decode(value))
+    source = f"Secret {secret['metadata']['namespace']}/{secret['metadata']['name']}"
+    return {"ABIDE_ENCRYPTION_KEYS_DIR": str(folder), "ABIDE_ENCRYPTION_SOURCE": source}
+
+
 @asynccontextmanager
 async def real_pod(
     api: Api, namespace: str, folder: Path, *, postgres_url: str, port: int, key: str = KEY
@@ -116,6 +128,8 @@ async def real_pod(
         "ABIDE_HOST": RUNTIME_IP,
         "ABIDE_PORT": str(port),
     }
+    if (secret := await api.get(SECRET, namespace, "agent-bot-encryption")) is not None:
+        environ |= mount_encryption_keys(folder / "encryption-keys", secret)
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "agent_runtime", cwd=REPOSITORY, env=environ,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.provider import KEY, ModelProvider
-from tests.integration.agent_runtime.harness import Database
+from tests.integration.agent_runtime.harness import Database, free_port
 
 
 @pytest.fixture
@@ -36,3 +36,9 @@ def secrets(tmp_path: Path) -> Path:
     (folder / "llm").mkdir(parents=True)
     (folder / "llm" / "key").write_text(f"{KEY}\n")
     return folder
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A loopback port nothing listens on."""
+    return free_port()

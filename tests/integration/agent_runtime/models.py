@@ -19,6 +19,14 @@ def compatible(served_by: ModelProvider, /, **fields: Any) -> dict[str, Any]:
     }
 
 
+PROTOCOLS = ("openai-compatible", "anthropic", "google")
+
+
+def model_of(served_by: ModelProvider, protocol: str, /, **fields: Any) -> dict[str, Any]:
+    """Return a model served by the provider in a protocol, with the key of Secret llm."""
+    return compatible(served_by, **{"provider": protocol, "baseURL": served_by.url_of(protocol), **fields})
+
+
 async def models_of(served: Serving, path: str = "/readyz") -> list[dict[str, Any]]:
     """Return what the runtime says of its models."""
     response = await served.http.get(served.base + path)

@@ -37,16 +37,16 @@ class LosesAnswers(PostgresStore):
             raise LOST
         return completed
 
-    async def start_next(self, agent_id: UUID, session_id: UUID, owner: Owner) -> Claim | None:
-        claim = await super().start_next(agent_id, session_id, owner)
+    async def start_next(self, agent_id: UUID, session_id: UUID, owner: Owner, *, most: int = 1) -> Claim | None:
+        claim = await super().start_next(agent_id, session_id, owner, most=most)
         if claim is not None and self._answer_is_lost("start_next"):
             raise LOST
         return claim
 
     async def claim_orphans(
-        self, agent_id: UUID, owner: Owner, *, limit: int, known: Sequence[UUID] = ()
+        self, agent_id: UUID, owner: Owner, *, limit: int, known: Sequence[UUID] = (), most: int = 1
     ) -> list[Claim]:
-        claims = await super().claim_orphans(agent_id, owner, limit=limit, known=known)
+        claims = await super().claim_orphans(agent_id, owner, limit=limit, known=known, most=most)
         if claims and self._answer_is_lost("claim_orphans"):
             raise LOST
         return claims

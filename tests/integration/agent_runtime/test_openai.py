@@ -1,12 +1,15 @@
 """The OpenAI-compatible endpoints."""
 
+import inspect
 import json
 from typing import Any
 
 import httpx
+import pytest
+from openai.resources.chat.completions import AsyncCompletions
 
+from agent_runtime.web.openai_wire import ChatCompletionRequest
 from tests.integration.agent_runtime.harness import Database, Serving, manifest, scripted, serving
-from tests.integration.agent_runtime.test_messages import problem_of
 
 ASK = [{"role": "user", "content": "hello"}]
 
@@ -15,6 +18,16 @@ async def complete(served: Serving, **body: Any) -> httpx.Response:
     return await served.http.post(
         f"{served.base}/v1/chat/completions", json={"model": "tests/a", "messages": ASK, **body}
     )
+
+
+def error_of(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    (key,) = response.json()
+    error = response.json()[key]
+    assert (key, sorted(error)) == ("error", ["code", "message", "param", "type"])
+    assert code in (None, error["code"])
+    return dict(error)
 
 
 def chunks_of(text: str) -> list[Any]:
@@ -83,12 +96,12 @@ async def test_agents_are_listed_as_models(postgres_url: str) -> None:
         assert [card["id"] for card in listed["data"]] == ["tests/a", "tests/b"]
         card = (await served.http.get(f"{served.base}/v1/models/tests/b")).json()
         assert card["id"] == "tests/b"
-        problem_of(await served.http.get(f"{served.base}/v1/models/tests/c"), 404, "agent-not-found")
+        error_of(await served.http.get(f"{served.base}/v1/models/tests/c"), 404, "model_not_found")
 
 
 async def test_requests_that_make_no_sense_are_refused_by_field(postgres_url: str) -> None:
     async with serving(postgres_url, manifest("a")) as served:
-        problem_of(await complete(served, model="gpt-5"), 404, "agent-not-found")
+        error_of(await complete(served, model="gpt-5"), 404, "model_not_found")
         for more, field in (
             ({"messages": []}, "messages"),
             ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
@@ -97,7 +110,51 @@ async def test_requests_that_make_no_sense_are_refused_by_field(postgres_url: st
             ({"metadata": {"session": "with blank"}}, "metadata"),
             ({"user": "with blank"}, "user"),
         ):
-            refused = problem_of(await complete(served, **more), 422, "invalid-request")
-            assert [error["field"] for error in refused["errors"]] == [field]
+            refused = error_of(await complete(served, **more), 400)
+            assert refused["param"] == field
         long = [{"role": "user", "content": "x" * 100_001}]
-        problem_of(await complete(served, messages=long), 413, "too-large")
+        error_of(await complete(served, messages=long), 413, "string_above_max_length")
+        not_json = await served.http.post(f"{served.base}/v1/chat/completions", content=b"{")
+        assert error_of(not_json, 400)["type"] == "invalid_request_error"
+        error_of(await served.http.get(f"{served.base}/v1/chat/completions"), 405, "method_not_allowed")
+        error_of(await served.http.get(f"{served.base}/v1/chat/elsewhere"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("field", "refused", "accepted"),
+    [
+        ("n", 2, 1),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}], []),
+        ("functions", [{"name": "f"}], None),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}, "none"),
+        ("function_call", {"name": "f"}, "none"),
+        ("response_format", {"type": "json_object"}, {"type": "text"}),
+        ("logprobs", True, False),
+        ("top_logprobs", 3, 0),
+        ("modalities", ["text", "audio"], ["text"]),
+        ("audio", {"voice": "alloy", "format": "wav"}, None),
+        ("stop", "END", None),
+        ("prediction", {"type": "content", "content": "x"}, None),
+        ("web_search_options", {}, None),
+    ],
+)
+async def test_what_would_be_another_kind_of_answer_is_refused(
+    postgres_url: str, field: str, refused: Any, accepted: Any
+) -> None:
+    async with serving(postgres_url, manifest("a")) as served:
+        error = error_of(await complete(served, **{field: refused}), 400, "unsupported_parameter")
+        assert error["param"].split(".")[0] == field
+        assert error["message"].startswith(f"Unsupported value of {field}.")
+        assert (await complete(served, **{field: accepted})).status_code == 200
+
+
+async def test_fields_that_the_protocol_does_not_have_are_refused(postgres_url: str) -> None:
+    async with serving(postgres_url, manifest("a")) as served:
+        error = error_of(await complete(served, sesion="s"), 400, "unknown_parameter")
+        assert (error["param"], error["type"]) == ("sesion", "invalid_request_error")
+
+
+def test_every_parameter_of_the_official_client_is_known() -> None:
+    parameters = set(inspect.signature(AsyncCompletions.create).parameters)
+    ours = set(ChatCompletionRequest.model_fields)
+    assert parameters - {"self", "extra_headers", "extra_query", "extra_body", "timeout"} == ours

@@ -37,4 +37,4 @@ async def test_generated_requests_get_answers_as_described(postgres_url: str, tm
                 run.kill()
                 await run.wait()
         assert run.returncode == 0, shortened(output)
-        assert b"Tested: 18" in output
+        assert b"Tested: 35" in output

@@ -197,7 +197,7 @@ async def test_cancelled_call_gives_its_connection_up(postgres_url: str) -> None
     connection = await asyncpg.connect(postgres_url)
     async with connection.transaction():
         await connection.execute("SELECT FROM abide.sessions WHERE id = $1 FOR UPDATE", first.turn.session_id)
-        blocked = asyncio.create_task(scene.say(owner, "two"))
+        blocked = asyncio.create_task(store.delete_session(scene.key()))
         while store.statistics().idle:
             await asyncio.sleep(0)
         blocked.cancel()
@@ -248,7 +248,7 @@ async def test_idle_store_closes_its_connections(postgres_url: str) -> None:
     assert store.statistics().open == 0
     scene = Scene(store)
     owner = await scene.start()
-    await asyncio.gather(*(scene.say(owner, session=f"s{n}") for n in range(20)))
+    await asyncio.gather(*(store.open_session(scene.key(f"s{n}")) for n in range(20)))
     assert 2 <= store.statistics().open <= 5
     async with asyncio.timeout(10):
         while store.statistics().open > 1:  # what a process does when idle: renew its lease

@@ -47,14 +47,58 @@ def test_bytes_do_not_grow_with_the_session(tmp_path: Path) -> None:
 
 def test_starting_with_every_import_profile(tmp_path: Path) -> None:
     rows = {row["profile"]: row for row in run(tmp_path, "process_start")["rows"]}
-    assert list(rows) == ["python", "fastapi", "runtime-echo", "runtime-scripted", "runtime-openai"]
+    providers = ["runtime-openai", "runtime-anthropic", "runtime-google"]
+    assert list(rows) == ["python", "fastapi", "runtime-echo", "runtime-scripted", *providers]
     memory = {name: row["RSS used MB"] for name, row in rows.items()}
-    assert memory["python"] < memory["fastapi"] < memory["runtime-echo"] < memory["runtime-openai"]
+    assert memory["python"] < memory["fastapi"] < memory["runtime-echo"] < min(memory[name] for name in providers)
 
 
 def test_the_store_alone(tmp_path: Path) -> None:
     rows = run(tmp_path, "store_turns")["rows"]
     assert [row["contestant"] for row in rows] == ["store", "pgbench-5", "pgbench-32"]
+
+
+def test_sessions_that_are_idle(tmp_path: Path) -> None:
+    rows = {row["process"]: row for row in run(tmp_path, "idle_sessions")["rows"]}
+    counts = {name: row["sessions in memory"] for name, row in rows.items()}
+    assert counts["evicted"] == 0
+    assert counts["warmed up"] <= 50
+    assert counts["filled again"] <= 200
+    assert all(row["RSS MB"] > 20 for row in rows.values())
+
+
+def test_slow_models_wait_without_threads(tmp_path: Path) -> None:
+    (row,) = run(tmp_path, "slow_models")["rows"]
+    assert (row["served"], row["failed"]) == (50, 0)
+    assert row["threads"] - row["threads idle"] < 10
+    assert row["seconds"] >= 1.0
+
+
+def test_half_load(tmp_path: Path) -> None:
+    full, half = run(tmp_path, "half_load")["rows"]
+    assert (full["failed"], half["failed"]) == (0, 0)
+    assert 0 < half["turns/s"] < full["turns/s"]
+    assert 0 < half["p50 ms"] <= half["p99 ms"] <= half["max ms"]
+
+
+def test_automatic_saves_are_timed(tmp_path: Path) -> None:
+    (row,) = run(tmp_path, "auto_save")["rows"]
+    assert row["saves"] > 0
+    assert row["≤ 5 ms"] <= row["≤ 10 ms"] <= row["≤ 1000 ms"]
+
+
+def test_processes_on_one_postgres_hold_a_connection_each(tmp_path: Path) -> None:
+    found = run(tmp_path, "density")
+    (row,) = found["rows"]
+    assert (row["ready"], row["most of one"], row["one more says"]) == (4, 1, "ConnectionLimit")
+    assert all(target["reached"] for target in found["targets"])
+
+
+def test_several_processes_of_one_agent(tmp_path: Path) -> None:
+    found = run(tmp_path, "replicas")
+    assert [row["processes"] for row in found["rows"]] == ["1", "2"]
+    assert all(row["turns/s"] > 0 for row in found["rows"])
+    assert [target["seen"] for target in found["targets"]] == [0]
 
 
 def test_rounds_alternate() -> None:

@@ -21,6 +21,7 @@ from agent_operator.kube.port import (
     Kind,
 )
 from agent_operator.resources.inputs import PORT_NAME, common_labels
+from agent_store.codec_keys import read_wrapping_keys
 from tests.integration.chart.conftest import CHART, Helm, Object
 
 EXTERNAL = {"postgres": {"embedded": {"enabled": False}, "external": {"secretRef": {"name": "pg"}}}}
@@ -28,6 +29,7 @@ NAMESPACED = {
     "watchNamespaces": ["shop", "desk"],
     "crds": {"install": False},
     "rbac": {"aggregateToDefaultRoles": False},
+    "kubernetesTokens": {"enabled": False},
 }
 FULL = {
     "image": {"registry": "registry.example.com/mirror", "tag": "1.2.3", "pullPolicy": "Always"},
@@ -60,6 +62,8 @@ OPTIONS: dict[str, Object] = {
         "postgres": {**EXTERNAL["postgres"], "external": {"secretRef": {"name": "pg", "key": "u"}, "directKey": "d"}}
     },
     "own secret": {"postgres": {"embedded": {"existingSecret": "mine"}}},
+    "no encryption": {"encryption": {"enabled": False}},
+    "own root keys": {"encryption": {"existingSecret": "roots"}},
     "namespaced": NAMESPACED,
     "full": FULL,
 }
@@ -126,19 +130,24 @@ def test_every_pod_meets_the_restricted_level_and_has_a_read_only_root(helm: Hel
 def test_by_default_there_is_an_operator_for_all_namespaces_and_a_postgres(helm: Helm) -> None:
     objects = helm.render()
     assert sorted((o["kind"], o["metadata"]["name"]) for o in objects) == [
+        ("ClusterRole", "abide-agents-chat"),
         ("ClusterRole", "abide-agents-edit"),
         ("ClusterRole", "abide-agents-view"),
         ("ClusterRole", "abide-operator"),
+        ("ClusterRole", "abide-token-reviewer"),
         ("ClusterRoleBinding", "abide-operator"),
+        ("ClusterRoleBinding", "abide-token-reviewer"),
         ("ConfigMap", "abide-dashboards"),
         ("ConfigMap", "abide-rules"),
         ("CustomResourceDefinition", "agents.abide.dev"),
         ("Deployment", "abide-operator"),
         ("Role", "abide-operator-own"),
         ("RoleBinding", "abide-operator-own"),
+        ("Secret", "abide-encryption"),
         ("Secret", "abide-postgres"),
         ("Service", "abide-postgres"),
         ("ServiceAccount", "abide-operator"),
+        ("ServiceAccount", "abide-token-reviewer"),
         ("StatefulSet", "abide-postgres"),
     ]
     told = environment(objects)
@@ -155,18 +164,53 @@ def test_by_default_there_is_an_operator_for_all_namespaces_and_a_postgres(helm:
 def test_what_an_uninstall_must_not_lose_is_kept(helm: Helm) -> None:
     objects = helm.render()
     kept = [o["kind"] for o in objects if o["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"]
-    assert sorted(kept) == ["CustomResourceDefinition", "Secret"]
+    assert sorted(kept) == ["CustomResourceDefinition", "Secret", "Secret"]
     policy = one(objects, "StatefulSet")["spec"]["persistentVolumeClaimRetentionPolicy"]
     assert policy == {"whenDeleted": "Retain", "whenScaled": "Retain"}
 
 
 def test_the_generated_password_is_long_and_the_url_carries_it(helm: Helm) -> None:
-    data = [one(helm.render(), "Secret")["data"] for _ in range(2)]
+    data = [one(helm.render(), "Secret", "abide-postgres")["data"] for _ in range(2)]
     passwords = [base64.b64decode(d["password"]).decode() for d in data]
     assert len(set(passwords)) == 2
     assert all(len(password) >= 32 for password in passwords)
     url = base64.b64decode(data[0]["url"]).decode()
     assert url == f"postgresql://abide:{passwords[0]}@abide-postgres.abide-system.svc:5432/abide"
+
+
+def root_key_mount(objects: list[Object]) -> str | None:
+    """Return the Secret whose files are where the operator looks for root keys."""
+    folder = environment(objects).get("ABIDE_ENCRYPTION_ROOT_DIR")
+    spec = one(objects, "Deployment")["spec"]["template"]["spec"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in spec["containers"][0].get("volumeMounts", [])}
+    volumes = {volume["name"]: volume["secret"]["secretName"] for volume in spec.get("volumes", [])}
+    return None if folder is None else str(volumes[mounts[str(folder)]])
+
+
+def test_a_root_key_is_generated_that_the_operator_can_read(helm: Helm, tmp_path: Path) -> None:
+    rendered = [helm.render() for _ in range(2)]
+    found = [one(objects, "Secret", "abide-encryption")["data"] for objects in rendered]
+    assert [list(data) for data in found] == [["1"], ["1"]]
+    (tmp_path / "1").write_bytes(base64.b64decode(found[0]["1"]))
+    assert len(read_wrapping_keys(tmp_path).newest) == 32
+    assert found[0] != found[1]
+    assert root_key_mount(rendered[0]) == "abide-encryption"
+    pod = one(rendered[0], "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["fsGroup"] == 65532
+    assert [volume["secret"]["defaultMode"] for volume in pod["volumes"]] == [0o440]
+
+
+def test_a_root_key_of_ones_own_is_used_and_none_generated(helm: Helm) -> None:
+    objects = helm.render({"encryption": {"existingSecret": "roots"}})
+    assert "abide-encryption" not in [o["metadata"]["name"] for o in objects]
+    assert root_key_mount(objects) == "roots"
+
+
+def test_without_encryption_the_operator_has_no_root_key(helm: Helm) -> None:
+    objects = helm.render({"encryption": {"enabled": False}})
+    assert "abide-encryption" not in [o["metadata"]["name"] for o in objects]
+    assert root_key_mount(objects) is None
+    assert "volumes" not in one(objects, "Deployment")["spec"]["template"]["spec"]
 
 
 def test_the_crd_is_the_generated_one(helm: Helm) -> None:
@@ -177,7 +221,8 @@ def test_the_crd_is_the_generated_one(helm: Helm) -> None:
 
 def test_an_external_postgres_replaces_the_embedded_one(helm: Helm) -> None:
     objects = helm.render(OPTIONS["external with pooler"])
-    assert {"StatefulSet", "Secret", "Service"}.isdisjoint(o["kind"] for o in objects)
+    assert {"StatefulSet", "Service"}.isdisjoint(o["kind"] for o in objects)
+    assert [o["metadata"]["name"] for o in objects if o["kind"] == "Secret"] == ["abide-encryption"]
     told = environment(objects)
     assert told["ABIDE_POSTGRES_URL"] == {"name": "pg", "key": "u"}
     assert told["ABIDE_POSTGRES_DIRECT_URL"] == {"name": "pg", "key": "d"}
@@ -185,7 +230,7 @@ def test_an_external_postgres_replaces_the_embedded_one(helm: Helm) -> None:
 
 def test_a_secret_of_ones_own_is_used_and_none_generated(helm: Helm) -> None:
     objects = helm.render(OPTIONS["own secret"])
-    assert "Secret" not in [o["kind"] for o in objects]
+    assert [o["metadata"]["name"] for o in objects if o["kind"] == "Secret"] == ["abide-encryption"]
     assert environment(objects)["ABIDE_POSTGRES_URL"] == {"name": "mine", "key": "url"}
     volumes = one(objects, "StatefulSet")["spec"]["template"]["spec"]["volumes"]
     assert [v["secret"]["secretName"] for v in volumes if "secret" in v] == ["mine"]
@@ -357,7 +402,14 @@ def test_the_operator_keeps_its_own_notes_in_its_own_namespace(helm: Helm, optio
     objects = helm.render(OPTIONS[option])
     role = one(objects, "Role", "abide-operator-own")
     assert role["metadata"]["namespace"] == "abide-system"
-    assert role["rules"] == [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "create", "delete"]}]
+    notes = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "create", "delete"]}
+    tokens = {
+        "apiGroups": [""],
+        "resources": ["serviceaccounts/token"],
+        "resourceNames": ["abide-token-reviewer"],
+        "verbs": ["create"],
+    }
+    assert role["rules"] == ([notes, tokens] if option == "default" else [notes])
     assert one(objects, "RoleBinding", "abide-operator-own")["roleRef"]["name"] == "abide-operator-own"
     assert environment(objects)["ABIDE_NAMESPACE"] == "abide-system"
 
@@ -366,7 +418,12 @@ def test_users_roles_cover_agents_and_only_them(helm: Helm) -> None:
     objects = helm.render()
     for name, to, verbs in (
         ("abide-agents-view", {"view", "edit", "admin"}, {"get", "list", "watch"}),
-        ("abide-agents-edit", {"edit", "admin"}, {"create", "update", "patch", "delete", "deletecollection"}),
+        (
+            "abide-agents-edit",
+            {"edit", "admin"},
+            {"create", "update", "patch", "delete", "deletecollection", "chat", "read", "approve", "operate"},
+        ),
+        ("abide-agents-chat", set[str](), {"chat"}),
     ):
         role = one(objects, "ClusterRole", name)
         prefix = "rbac.authorization.k8s.io/aggregate-to-"
@@ -374,6 +431,27 @@ def test_users_roles_cover_agents_and_only_them(helm: Helm) -> None:
         assert {key.removeprefix(prefix) for key in labels if key.startswith(prefix)} == to
         assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {"abide.dev"}
         assert {verb for rule in role["rules"] for verb in rule["verbs"]} == verbs
+
+
+def test_who_reviews_tokens_may_do_nothing_else(helm: Helm) -> None:
+    objects = helm.render()
+    rules = one(objects, "ClusterRole", "abide-token-reviewer")["rules"]
+    assert {(*rule["apiGroups"], *rule["resources"], *rule["verbs"]) for rule in rules} == {
+        ("authentication.k8s.io", "tokenreviews", "create"),
+        ("authorization.k8s.io", "subjectaccessreviews", "create"),
+    }
+    account = one(objects, "ServiceAccount", "abide-token-reviewer")
+    assert account["automountServiceAccountToken"] is False
+    (subject,) = one(objects, "ClusterRoleBinding", "abide-token-reviewer")["subjects"]
+    assert (subject["kind"], subject["name"], subject["namespace"]) == (
+        "ServiceAccount",
+        account["metadata"]["name"],
+        account["metadata"]["namespace"],
+    )
+    assert environment(objects)["ABIDE_REVIEWER_ACCOUNT"] == "abide-token-reviewer"
+    without = helm.render({"kubernetesTokens": {"enabled": False}})
+    assert "token-reviewer" not in str(without)
+    assert "ABIDE_REVIEWER_ACCOUNT" not in environment(without)
 
 
 def test_the_notes_name_the_next_commands(helm: Helm) -> None:

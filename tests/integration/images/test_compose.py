@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from agent_store.codec_keys import read_wrapping_keys
 from tests.cluster.images import project_version
 from tests.cluster.settings import REPOSITORY
 from tests.integration.images.compose import Project, load, until
@@ -234,7 +235,8 @@ def test_prepare_closes_the_folder_and_changes_nothing_twice(checkout: Path) -> 
 
     first = prepare()
     assert prepare() == first
-    assert set(first) == {"postgres-password", "abide.env", "main"}
+    assert set(first) == {"postgres-password", "abide.env", "main", "1"}
+    assert len(read_wrapping_keys(secrets / "encryption-keys").newest) == 32
     assert first["postgres-password"] in first["abide.env"]
     assert len(first["main"]) >= 32
     assert secrets.stat().st_mode & 0o777 == 0o700

@@ -16,6 +16,8 @@ BASE: Manifest = {
     "metadata": {"name": "assistant"},
     "spec": {"systemPrompt": "You are friendly.", "models": [{"provider": "echo"}]},
 }
+EMBEDDING: Manifest = {"provider": "openai-compatible", "model": "m", "baseURL": "http://embeddings:8080/v1"}
+KEYED: Manifest = {"apiKeySecretRef": {"name": "llm", "key": "openai"}}
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ URL = (
 )
 OPENAI = {"provider": "openai", "model": "gpt-5-mini", "apiKeySecretRef": {"name": "llm", "key": "openai"}}
 COMPATIBLE = {"provider": "openai-compatible", "model": "small", "baseURL": "http://llm.shop.svc:8000/v1"}
+ANTHROPIC = {"provider": "anthropic", "model": "claude", "apiKeySecretRef": {"name": "llm", "key": "anthropic"}}
+GOOGLE = {"provider": "google", "model": "gemini", "apiKeySecretRef": {"name": "llm", "key": "google"}}
+PRICE = {"inputPerMillion": "0.25", "outputPerMillion": "2.00", "currency": "USD"}
+PRICE_MESSAGE = "write a decimal number in quotes, with at most 6 decimals, for example '0.25'"
 RUNTIME = "spec.runtime"
 RESERVED = "keys below abide.dev/ belong to the operator: take another prefix"
 
@@ -89,7 +95,107 @@ def model(base: dict[str, Any], **changes: Any) -> tuple[str, Any]:
     return ("spec.models", [merged])
 
 
+CLOCK = {"name": "time", "type": "Builtin", "builtin": {"name": "Clock"}}
+MCP = {"name": "github", "type": "MCP", "mcp": {"url": "https://mcp.example.com/mcp"}}
+HTTP = {
+    "name": "order",
+    "type": "HTTP",
+    "http": {
+        "description": "Status of an order.",
+        "url": "https://api.example.com/orders/{id}",
+        "parameters": {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+    },
+}
+
+
+def tool(base: dict[str, Any], **changes: Any) -> tuple[str, Any]:
+    """Return the change that makes this entry the only one of spec.tools."""
+    return ("spec.tools", [{**base, **changes}])
+
+
+def access_key(**changes: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the change that makes one API key."""
+    return (("spec.access.keys", [{"name": "shop", "secretKeyRef": {"name": "callers", "key": "shop"}, **changes}]),)
+
+
+def jwt_provider(**changes: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the change that makes one identity provider."""
+    company = {
+        "name": "company",
+        "issuer": "https://login.example.com",
+        "audience": "abide",
+        "jwksURL": "https://login.example.com/jwks",
+    }
+    return (("spec.access.jwt", [{**company, **changes}]),)
+
+
+def http_tool(**changes: Any) -> tuple[str, Any]:
+    """Return the change that makes an HTTP request the only tool."""
+    return tool(HTTP, http={**HTTP["http"], **changes})  # type: ignore[dict-item]
+
+
+def header(name: str) -> list[dict[str, Any]]:
+    """Return a header from a Secret."""
+    return [{"name": name, "secretKeyRef": {"name": "shop", "key": "bearer"}}]
+
+
+TOOL_RULES = (
+    Case(
+        "an MCP entry without a server",
+        refused=(("spec.tools", [{"name": "github", "type": "MCP"}]),),
+        accepted=(tool(MCP),),
+        field="spec.tools[0].mcp",
+        message="type MCP and mcp belong together: write both, for example mcp: {url: https://mcp.example.com/mcp}, or "
+        "none",
+    ),
+    Case(
+        "an HTTP request in a built-in entry",
+        refused=(tool(CLOCK, http=HTTP["http"]),),
+        accepted=(tool(HTTP),),
+        field="spec.tools[0].http",
+        message="type HTTP and http belong together: write both, for example http: {url: "
+        "https://api.example.com/status, description: …}, or none",
+    ),
+    Case(
+        "a built-in entry that does not say which",
+        refused=(("spec.tools", [{"name": "time", "type": "Builtin"}]),),
+        accepted=(tool(CLOCK),),
+        field="spec.tools[0].builtin",
+        message="type Builtin and builtin belong together: write both, for example builtin: {name: Clock}, or none",
+    ),
+    Case(
+        "a tool's name with blanks",
+        refused=(tool(CLOCK, name="the time"),),
+        accepted=(tool(CLOCK, name="the_time"),),
+        field="spec.tools[0].name",
+        message="use letters, digits, '_' and '-' only, for example order_status",
+    ),
+    Case(
+        "an argument in the host",
+        refused=(http_tool(url="https://{id}.example.com/orders"),),
+        accepted=(http_tool(url="https://api.example.com/orders?id={id}"),),
+        field="spec.tools[0].http.url",
+        message="write http:// or https://, a host and a path, with {names} of parameters in path and query only, for "
+        "example https://api.example.com/orders/{id}",
+    ),
+    Case(
+        "a header that is no name",
+        refused=(http_tool(headersFrom=header("X Key")),),
+        accepted=(http_tool(headersFrom=header("X-Key")),),
+        field="spec.tools[0].http.headersFrom[0].name",
+        message="write the name of an HTTP header, for example Authorization",
+    ),
+    Case(
+        "a header of the runtime's own",
+        refused=(http_tool(headersFrom=header("Host")),),
+        accepted=(http_tool(headersFrom=header("Authorization")),),
+        field="spec.tools[0].http.headersFrom[0].name",
+        message="the runtime sets this header itself: remove it",
+    ),
+)
+
 RULES = (
+    *TOOL_RULES,
     Case(
         "a real provider without a model",
         refused=(model(OPENAI, model=None),),
@@ -132,6 +238,41 @@ RULES = (
         accepted=(model(COMPATIBLE),),
         field="spec.models[0].apiKeySecretRef",
         message="provider openai needs an API key, for example apiKeySecretRef: {name: llm, key: openai}",
+    ),
+    Case(
+        "anthropic without a key",
+        refused=(model(ANTHROPIC, apiKeySecretRef=None),),
+        accepted=(model(ANTHROPIC),),
+        field="spec.models[0].apiKeySecretRef",
+        message="provider anthropic needs an API key, for example apiKeySecretRef: {name: llm, key: anthropic}",
+    ),
+    Case(
+        "google without a key",
+        refused=(model(GOOGLE, apiKeySecretRef=None),),
+        accepted=(model(GOOGLE),),
+        field="spec.models[0].apiKeySecretRef",
+        message="provider google needs an API key, for example apiKeySecretRef: {name: llm, key: google}",
+    ),
+    Case(
+        "a price with a comma",
+        refused=(model(OPENAI, price={**PRICE, "inputPerMillion": "0,25"}),),
+        accepted=(model(OPENAI, price={**PRICE, "inputPerMillion": "0"}),),
+        field="spec.models[0].price.inputPerMillion",
+        message=PRICE_MESSAGE,
+    ),
+    Case(
+        "a price finer than a millionth",
+        refused=(model(OPENAI, price={**PRICE, "outputPerMillion": "2.0000001"}),),
+        accepted=(model(OPENAI, price={**PRICE, "outputPerMillion": "2.000001"}),),
+        field="spec.models[0].price.outputPerMillion",
+        message=PRICE_MESSAGE,
+    ),
+    Case(
+        "a currency in small letters",
+        refused=(model(OPENAI, price={**PRICE, "currency": "usd"}),),
+        accepted=(model(OPENAI, price=PRICE),),
+        field="spec.models[0].price.currency",
+        message="write a currency as three capital letters, for example USD",
     ),
     Case(
         "a real model that waits",
@@ -335,6 +476,106 @@ RULES = (
         field=f"{RESOURCES}.requests.cpu",
         message="a request may not exceed its limit: lower requests.cpu or raise limits.cpu",
     ),
+    Case(
+        "a budget without a limit",
+        refused=(("spec.budget.perDay", {}),),
+        accepted=(("spec.budget.perDay", {"tokens": 1000}),),
+        field="spec.budget.perDay",
+        message="a budget without a limit: write amount, tokens, or both",
+    ),
+    Case(
+        "a budget of nothing",
+        refused=(("spec.budget.perUserDay", {"amount": "0.00"}),),
+        accepted=(("spec.budget.perUserDay", {"amount": "0.01"}),),
+        field="spec.budget.perUserDay.amount",
+        message="with an amount of 0 no turn would ever run: write more, or suspend the agent",
+    ),
+    Case(
+        "an empty budget",
+        refused=(("spec.budget", {"warnPercent": 50}),),
+        accepted=(("spec.budget", {"warnPercent": 50, "perDay": {"amount": "20"}}),),
+        field="spec.budget",
+        message="an empty budget: write perDay, perUserDay, or both",
+    ),
+    Case(
+        "budgets in two currencies",
+        refused=(("spec.budget", {"perDay": {"amount": "20"}, "perUserDay": {"amount": "1", "currency": "EUR"}}),),
+        accepted=(("spec.budget", {"perDay": {"amount": "20"}, "perUserDay": {"tokens": 1, "currency": "EUR"}}),),
+        field="spec.budget.perUserDay.currency",
+        message="two currencies: write the same one in perDay and perUserDay",
+    ),
+    Case(
+        "an amount that is no number",
+        refused=(("spec.budget.perDay", {"amount": "1,50"}),),
+        accepted=(("spec.budget.perDay", {"amount": "1.50"}),),
+        field="spec.budget.perDay.amount",
+        message=PRICE_MESSAGE,
+    ),
+    Case(
+        "a time zone in words",
+        refused=(("spec.budget", {"perDay": {"tokens": 1}, "timeZone": "Berlin time"}),),
+        accepted=(("spec.budget", {"perDay": {"tokens": 1}, "timeZone": "Europe/Berlin"}),),
+        field="spec.budget.timeZone",
+        message="write UTC or a name of the time zone database, for example Europe/Berlin",
+    ),
+    Case(
+        "a key with a capital in its name",
+        refused=access_key(name="Shop"),
+        accepted=access_key(name="shop-2"),
+        field="spec.access.keys[0].name",
+        message="use lower case letters, digits and '-', with a letter or digit at both ends, for example shop-support",
+    ),
+    Case(
+        "a user with a blank",
+        refused=access_key(user="alice smith"),
+        accepted=access_key(user="alice@example.com"),
+        field="spec.access.keys[0].user",
+        message="use letters, digits, '.', '_', ':', '@' and '-' only, for example alice@example.com",
+    ),
+    Case(
+        "a claim of rights without a map",
+        refused=jwt_provider(rightsClaim="groups"),
+        accepted=jwt_provider(rightsClaim="groups", rightsMap={"support": ["Read"]}),
+        field="spec.access.jwt[0].rightsClaim",
+        message="rightsClaim and rightsMap belong together: write both, for example rightsClaim: groups and "
+        "rightsMap: {support: [Read, Approve]}, or none",
+    ),
+    Case(
+        "a provider whose holders may do nothing",
+        refused=jwt_provider(rights=[]),
+        accepted=jwt_provider(rights=[], rightsClaim="groups", rightsMap={"support": ["Chat"]}),
+        field="spec.access.jwt[0].rights",
+        message="nobody would have any right: write rights, for example [Chat], or rightsClaim and rightsMap",
+    ),
+    Case(
+        "memories that are described and not enabled",
+        refused=(("spec.memories.initial", [{"content": "We open at nine."}]),),
+        accepted=(("spec.memories", {"enabled": True, "initial": [{"content": "We open at nine."}]}),),
+        field="spec.memories.enabled",
+        message="memories are described and not enabled: write enabled: true, or remove the rest",
+    ),
+    Case(
+        "an embedding service without an address",
+        refused=(("spec.memories", {"enabled": True, "embedding": {"provider": "openai-compatible", "model": "m"}}),),
+        accepted=(("spec.memories", {"enabled": True, "embedding": EMBEDDING}),),
+        field="spec.memories.embedding.baseURL",
+        message="provider openai-compatible needs the address of the service, for example "
+        "baseURL: https://llm.example.com/v1",
+    ),
+    Case(
+        "embeddings of openai without a key",
+        refused=(("spec.memories", {"enabled": True, "embedding": {"provider": "openai", "model": "m"}}),),
+        accepted=(("spec.memories", {"enabled": True, "embedding": {**EMBEDDING, "provider": "openai", **KEYED}}),),
+        field="spec.memories.embedding.apiKeySecretRef",
+        message="provider openai needs an API key, for example apiKeySecretRef: {name: llm, key: openai}",
+    ),
+    Case(
+        "a tag of two words",
+        refused=(("spec.memories", {"enabled": True, "initial": [{"content": "x", "tags": ["two words"]}]}),),
+        accepted=(("spec.memories", {"enabled": True, "initial": [{"content": "x", "tags": ["two-words"]}]}),),
+        field="spec.memories.initial[0].tags[0]",
+        message="write one word without blanks and commas, for example opening-hours",
+    ),
 )
 
 FIELDS = (
@@ -343,8 +584,9 @@ FIELDS = (
         refused=(("spec.models.0.provider", "oracle"),),
         accepted=(("spec.models.0.provider", "echo"),),
         field="spec.models[0].provider",
-        server='Unsupported value: "oracle": supported values: "openai", "openai-compatible", "echo", "scripted"',
-        loader='"oracle" is not supported; write one of: openai, openai-compatible, echo, scripted',
+        server='Unsupported value: "oracle": supported values: "openai", "openai-compatible", "anthropic", "google", '
+        '"echo", "scripted"',
+        loader='"oracle" is not supported; write one of: openai, openai-compatible, anthropic, google, echo, scripted',
     ),
     Case(
         "no provider",
@@ -419,6 +661,46 @@ FIELDS = (
         loader="1001 is too large; write 1000 or less",
     ),
     Case(
+        "an unknown way of being busy",
+        refused=(("spec.session.whenBusy", "Drop"),),
+        accepted=(("spec.session.whenBusy", "Merge"),),
+        field="spec.session.whenBusy",
+        server='Unsupported value: "Drop": supported values: "Queue", "Reject", "Merge", "Interrupt"',
+        loader='"Drop" is not supported; write one of: Queue, Reject, Merge, Interrupt',
+    ),
+    Case(
+        "a message that is younger than nothing",
+        refused=(("spec.session.maxMessageAgeSeconds", -1),),
+        accepted=(("spec.session.maxMessageAgeSeconds", 60),),
+        field="spec.session.maxMessageAgeSeconds",
+        server="should be greater than or equal to 0",
+        loader="-1 is too small; write 0 or more",
+    ),
+    Case(
+        "retention for more than a century",
+        refused=(("spec.session.retentionDays", 36_501),),
+        accepted=(("spec.session.retentionDays", 30),),
+        field="spec.session.retentionDays",
+        server="should be less than or equal to 36500",
+        loader="36501 is too large; write 36500 or less",
+    ),
+    Case(
+        "busy without words",
+        refused=(("spec.messages.busy", ""),),
+        accepted=(("spec.messages.busy", "One moment."),),
+        field="spec.messages.busy",
+        server="should be at least 1 chars long",
+        loader="too short; write at least 1 character",
+    ),
+    Case(
+        "expired without words",
+        refused=(("spec.messages.expired", ""),),
+        accepted=(("spec.messages.expired", "Too late."),),
+        field="spec.messages.expired",
+        server="should be at least 1 chars long",
+        loader="too short; write at least 1 character",
+    ),
+    Case(
         "eviction at once",
         refused=(("spec.session.evictAfterSeconds", 0),),
         accepted=(("spec.session.evictAfterSeconds", 1),),
@@ -449,6 +731,14 @@ FIELDS = (
         field="spec.state.deletionPolicy",
         server='Unsupported value: "Keep": supported values: "Retain", "Delete"',
         loader='"Keep" is not supported; write one of: Retain, Delete',
+    ),
+    Case(
+        "encryption keys of an impossible name",
+        refused=(("spec.state", {"encryption": {"keysSecretRef": {"name": "My_Keys"}}}),),
+        accepted=(("spec.state", {"encryption": {"enabled": True, "keysSecretRef": {"name": "my-keys"}}}),),
+        field="spec.state.encryption.keysSecretRef.name",
+        message="use lower case letters, digits, '-' and '.', with a letter or digit at both ends, "
+        "for example llm-keys",
     ),
     Case(
         "a variable twice",
@@ -531,6 +821,30 @@ FIELDS = (
         loader="must be a mapping, not a list",
     ),
     Case(
+        "a right that there is not",
+        refused=access_key(rights=["Write"]),
+        accepted=access_key(rights=["Read"]),
+        field="spec.access.keys[0].rights[0]",
+        server='Unsupported value: "Write"',
+        loader='"Write" is not supported; write one of: Chat, Read, Approve, Operate',
+    ),
+    Case(
+        "an API key without its Secret",
+        refused=(("spec.access.keys", [{"name": "shop"}]),),
+        accepted=access_key(),
+        field="spec.access.keys[0].secretKeyRef",
+        server="Required value",
+        loader="required but missing",
+    ),
+    Case(
+        "a negative number of requests",
+        refused=(("spec.limits.requestsPerMinute", -1),),
+        accepted=(("spec.limits.requestsPerMinute", 0),),
+        field="spec.limits.requestsPerMinute",
+        server="should be greater than or equal to 0",
+        loader="-1 is too small; write 0 or more",
+    ),
+    Case(
         "an image name of 513 characters",
         refused=(("spec.runtime.image", "a" * 513),),
         accepted=(("spec.runtime.image", "a" * 512),),
@@ -559,10 +873,10 @@ UNKNOWN_FIELDS = (
     ),
     Case(
         "a field of a later version",
-        refused=(("spec.tools", []),),
+        refused=(("spec.channels", []),),
         accepted=(),
-        field="spec.tools",
-        server='unknown field "spec.tools"',
+        field="spec.channels",
+        server='unknown field "spec.channels"',
         loader="unknown field; ",
     ),
     Case(
@@ -571,7 +885,7 @@ UNKNOWN_FIELDS = (
         accepted=(),
         field="spec.models[0].temperature",
         server='unknown field "spec.models[0].temperature"',
-        loader="unknown field; known here: apiKeySecretRef, baseURL, model, name, parameters, provider, "
+        loader="unknown field; known here: apiKeySecretRef, baseURL, model, name, parameters, price, provider, "
         "streamIdleSeconds, timeoutSeconds",
     ),
     Case(

@@ -85,8 +85,14 @@ def test_every_field_is_described() -> None:
 def test_lists_say_how_they_merge() -> None:
     lists = {path: node for path, node in walk_fields(build_schema()) if node.get("type") == "array"}
     keys = {path: node.get("x-kubernetes-list-map-keys") for path, node in lists.items()}
-    assert all(node["x-kubernetes-list-type"] in ("atomic", "map") for node in lists.values())
+    assert all(node["x-kubernetes-list-type"] in ("atomic", "map", "set") for node in lists.values())
     assert {path: key for path, key in keys.items() if key} == {
+        "spec.access.jwt": ["name"],
+        "spec.access.keys": ["name"],
+        "spec.tools[].http.headersFrom": ["name"],
+        "spec.tools[].mcp.headersFrom": ["name"],
+        "spec.tools": ["name"],
+        "status.tools": ["name"],
         "spec.runtime.env": ["name"],
         "status.conditions": ["type"],
         "status.health.checks": ["name"],

@@ -52,6 +52,8 @@ def test_the_examples_are_those_the_guides_speak_of() -> None:
         "openai",
         "prompt-from-configmap",
         "scripted",
+        "tools",
+        "two-providers",
         "with-secret",
     ]
 

@@ -157,6 +157,17 @@ def test_a_missing_secret_of_a_variable_is_put_there_too() -> None:
     assert next_command(told).startswith("kubectl create secret generic proxy -n shop --from-file=token=/dev/stdin")
 
 
+def test_a_refused_header_of_a_tool_is_put_there_and_anything_else_is_read_about() -> None:
+    headers = [{"name": "Authorization", "secretKeyRef": {"name": "gh", "key": "bearer"}}]
+    spec = {"tools": [{"name": "github", "type": "MCP", "mcp": {"url": "https://x/mcp", "headersFrom": headers}}]}
+    for said, command in (
+        ("Put a valid value into Secret shop/gh, key bearer;", "kubectl create secret generic gh -n shop"),
+        ("Check the server and spec.tools[0].mcp.url", "abide errors assistant -n shop --since 1h"),
+    ):
+        found = {**agent([condition("Ready", "True", "ToolDown", f"Tool github is down. {said}")]), "spec": spec}
+        assert next_command(found).startswith(command)
+
+
 def test_a_missing_prompt_names_its_config_map() -> None:
     told = agent([condition("Ready", "False", "ConfigMapMissing")])
     told["spec"] = {"systemPromptFrom": {"configMapKeyRef": {"name": "prompts", "key": "bot"}}}

@@ -77,7 +77,7 @@ def test_the_config_map_holds_a_manifest_the_runtime_can_load() -> None:
     assert loaded.spec.system_prompt_from is None
     assert (loaded.metadata.name, loaded.metadata.namespace, loaded.metadata.uid) == ("support", "shop", UID)
     written = json.loads(config_map["data"]["agent.json"])["spec"]
-    assert written["limits"] == {"maxSteps": 20, "turnSeconds": 300}
+    assert (written["limits"]["maxSteps"], written["limits"]["requestsPerMinute"]) == (20, 600)
     assert "replicas" not in written
     assert "suspend" not in written
 

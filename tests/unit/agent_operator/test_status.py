@@ -12,7 +12,7 @@ from agent_api.v1alpha1 import AgentStatus, Condition, LastError
 from agent_operator.status.observed import Facts, Observation, ProbeFailure, Refusal, Verdict
 from agent_operator.status.summary import build_status, decide, dump_status, parse_status
 from agent_operator.status.timing import recheck_after
-from tests.unit.agent_operator.makers import NOW, REVISION, at, ended, health, make_pod, observe, ready_pod
+from tests.unit.agent_operator.makers import NOW, REVISION, at, ended, health, make_agent, make_pod, observe, ready_pod
 
 OLD = "9999999999"
 ORDER = ["Ready", "Accepted", "Progressing", "Degraded", "StateStoreReady", "ModelReachable", "Suspended"]
@@ -464,7 +464,13 @@ def test_laws_of_status(first: Observation, second: Observation) -> None:
 
 
 def test_every_condition_type_is_reported() -> None:
-    assert [condition.type for condition in build_status(observe(), AgentStatus()).conditions] == list(ConditionType)
+    clock = {"name": "time", "type": "Builtin", "builtin": {"name": "Clock"}}
+    observation = observe(tools=tuple(make_agent(tools=[clock]).spec.tools))
+    assert [one.type for one in build_status(observation, AgentStatus()).conditions] == list(ConditionType)
+
+
+def test_conditions_about_what_an_agent_does_not_use_are_absent() -> None:
+    assert "ToolsReady" not in [one.type for one in build_status(observe(), AgentStatus()).conditions]
 
 
 def test_recheck_is_due_only_when_time_alone_may_change_something() -> None:

@@ -95,6 +95,20 @@ def test_a_refused_key_of_the_only_model(by: str) -> None:
     assert (found["Accepted"].status, found["Progressing"].reason) == ("True", "UpToDate")
 
 
+@pytest.mark.parametrize("provider", ["anthropic", "google"])
+def test_other_providers_are_told_of_alike(provider: str) -> None:
+    entry = {"name": "primary", "provider": provider, "model": "m", "apiKeySecretRef": {"name": "llm", "key": provider}}
+    denied = check(entry, False, "ModelAuthFailed", "answers 401")
+    observation = seen(denied, entries=[entry], configured_model=f"{provider}/m")
+    assert said(observation)["Ready"] == "False/ModelAuthFailed"
+    message = conditions(observation)["Ready"].message
+    assert message.startswith(f"{provider}/m answers 401 since")
+    assert f"(Secret shop/llm, key {provider}). Users get the fallback message." in message
+    assert said(seen(check(entry, None), entries=[entry]))["ModelReachable"].startswith("Unknown/")
+    fine = seen(check(entry), entries=[entry], configured_model=f"{provider}/m")
+    assert conditions(fine)["Ready"].message == f"Serving with {provider}/m."
+
+
 def test_a_model_that_can_be_called() -> None:
     observation = seen(FINE)
     assert said(observation) == {

@@ -3,6 +3,10 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import ROUND_CEILING, Decimal
+from typing import ClassVar
+from uuid import uuid4
 
 import pytest
 
@@ -18,6 +22,7 @@ from agent_runtime.llm.port import (
     ModelError,
     ModelRequest,
     NotAsked,
+    Price,
     TextDelta,
     ToolCall,
 )
@@ -26,7 +31,9 @@ from agent_runtime.loop.driver import ModelCall, Observer, TurnDriver, TurnWork,
 from agent_runtime.loop.machine import CancelRequested, Plan
 from agent_runtime.loop.stream import TurnStream
 from agent_runtime.tools.none import NoTools
+from agent_runtime.tools.port import ToolContext, ToolPolicy, ToolResult
 from agent_store.ports import NewMessage, Outcome
+from agent_store.steps import Journal, NewStep, StepKind, StepRecord, StepStatus
 
 CLOCK = SystemClock()
 
@@ -46,6 +53,9 @@ def scripted(*replies: str | ScriptedReply, timeout: float = 5.0, name: str = "s
     return ScriptedModel(name, timeout, CLOCK, replies)
 
 
+CONTEXT = ToolContext(uuid4(), "ada", "main", uuid4(), uuid4(), key="")
+
+
 def work(*models: Model, turn_seconds: float = 5.0, steps_before: int = 0, max_steps: int = 5) -> TurnWork:
     return TurnWork(
         content="hello",
@@ -55,6 +65,7 @@ def work(*models: Model, turn_seconds: float = 5.0, steps_before: int = 0, max_s
         steps_before=steps_before,
         turn_seconds=turn_seconds,
         plan=Plan(tuple(model.display for model in models), max_steps, "sorry", retry_pause=0.01),
+        context=CONTEXT,
     )
 
 
@@ -126,7 +137,9 @@ async def test_a_turn_that_takes_too_long_fails_with_the_reason() -> None:
 
 
 class Prepared:
-    """A model that has nothing to load."""
+    """A model that has nothing to load, and nobody knows what it costs."""
+
+    price: ClassVar[Price | None] = None
 
     async def prepare(self) -> None:
         return
@@ -305,7 +318,7 @@ async def test_a_cancelled_turn_keeps_whole_steps_and_counts_the_one_under_way()
 
 
 class BrokenTools(NoTools):
-    async def call(self, call: ToolCall) -> None:  # type: ignore[override]
+    async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
         raise RuntimeError("tools broke")
 
 
@@ -318,6 +331,67 @@ async def test_a_defect_of_the_runtime_fails_the_turn_and_is_reported() -> None:
     outcome = await driver.prepare(work(model), stream).run()
     assert (outcome.status, outcome.error_type) == (TurnStatus.FAILED, "InternalError")
     assert len(seen.defects) == 1
+
+
+class CountingTools(NoTools):
+    """Tools with side effects that take a key, and count."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def policy(self, name: str) -> ToolPolicy:
+        return ToolPolicy(side_effects=name == "act", idempotency_argument="key")
+
+    async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
+        self.keys.append(f"{call.name} {context.key}")
+        return ToolResult(f"did {call.arguments['n']}")
+
+
+def journal_of(writes: Sequence[Sequence[NewStep]]) -> Journal:
+    """Return what is in the journal after these writes."""
+    steps: dict[int, StepRecord] = {}
+    for write in writes:
+        for one in write:
+            if one.index not in steps or steps[one.index].status is StepStatus.STARTED:
+                key = steps[one.index].key if one.index in steps else one.key
+                at = datetime.now(UTC)
+                steps[one.index] = StepRecord(one.index, one.kind, one.name, one.status, one.result, key, at, at)
+    return Journal(steps)
+
+
+async def test_a_turn_that_is_run_again_from_any_write_on_comes_to_the_same_end() -> None:
+    seen, writes = Seen(), list[Sequence[NewStep]]()
+
+    async def write(steps: Sequence[NewStep]) -> None:
+        writes.append(steps)
+
+    def asks(number: int, *names: str) -> ScriptedReply:
+        calls = [ScriptedToolCall(name=name, arguments={"n": number}) for name in names]
+        return ScriptedReply(content=f"step {number}", tool_calls=calls)
+
+    replies = [asks(1, "act", "look"), asks(2, "look"), asks(3, "act", "act")]
+    model = scripted(*replies, "done")
+
+    async def run(known: Journal) -> tuple[Outcome, CountingTools, int]:
+        tools, stream, before = CountingTools(), TurnStream(), len(seen.calls)
+        stream.begin(1)
+        driver = TurnDriver((model,), tools, CLOCK, seen.observer())
+        told = replace(work(model), known=known, write_steps=write)
+        return await driver.prepare(told, stream).run(), tools, len(seen.calls) - before
+
+    whole, tools, asked = await run(Journal())
+    assert (whole.status, asked, len(tools.keys)) == (TurnStatus.COMPLETED, 4, 5)
+    first, made = list(writes), set(tools.keys)
+    assert len(first) >= 5
+    for cut in range(len(first) + 1):
+        known = journal_of(first[:cut])
+        again, tools, asked = await run(known)
+        assert again == whole, "tokens and costs of recorded answers count as well"
+        finished = [step for step in known.steps.values() if step.status is StepStatus.FINISHED]
+        answers = sum(step.kind is StepKind.MODEL for step in finished)
+        assert asked == 4 - answers
+        assert len(tools.keys) == 5 - (len(finished) - answers), "what finished is not made again"
+        assert set(tools.keys) <= made, "a call that is repeated has its own key"
 
 
 def lines(*roles: str) -> list[NewMessage]:
@@ -348,8 +422,48 @@ def test_the_model_sees_the_newest_messages_and_always_the_question(
         0,
         5.0,
         Plan(("m/m",), 5, "sorry"),
+        CONTEXT,
     )
     seen = trim_messages(told, lines(*own))
     assert [message.role for message in seen] == expected
     assert len(seen) <= limit
     assert "question" in [message.content for message in seen]
+
+
+PRICED = Price(Decimal("0.25"), Decimal("2.00"), "USD")
+
+
+def priced(price: Price | None, *replies: str | ScriptedReply, name: str = "scripted/a") -> Model:
+    model = scripted(*replies, name=name)
+    return replace(model, price=price) if price is not None else Unpriced(model)
+
+
+class Unpriced(Prepared):
+    """Another model, of which nobody knows what it costs."""
+
+    def __init__(self, inner: ScriptedModel) -> None:
+        self.display, self.timeout, self.stream_idle = inner.display, inner.timeout, inner.stream_idle
+        self.stream = inner.stream
+
+
+CALLS_A_TOOL = ScriptedReply(content="one two three", tool_calls=[ScriptedToolCall(name="clock")])
+
+
+async def test_a_turn_costs_what_all_its_calls_cost_rounded_up_to_a_millionth() -> None:
+    seen = Seen()
+    outcome, _ = await drive(priced(PRICED, CALLS_A_TOOL, "four"), seen=seen)
+    first, second = seen.calls
+    assert (first.cost, second.cost) == (
+        PRICED.cost_of(first.input_tokens, 3),
+        PRICED.cost_of(second.input_tokens, 1),
+    )
+    exact = Decimal("0.25") * outcome.input_tokens + 2 * 4
+    assert outcome.cost_micros == exact.to_integral_value(ROUND_CEILING)
+    assert outcome.currency == "USD"
+
+
+async def test_without_a_price_for_each_call_the_cost_of_a_turn_is_unknown() -> None:
+    outcome, _ = await drive(priced(None, "hello"))
+    assert (outcome.cost_micros, outcome.currency) == (None, None)
+    outcome, _ = await drive(scripted("hello"))
+    assert (outcome.cost_micros, outcome.currency) == (None, None), "built-in models cost nothing in any currency"

@@ -8,9 +8,15 @@ import pytest
 HEAVY = (
     "alembic",
     "psycopg",
+    "httpcore",
     "httpx",
     "httpx2",
+    "jsonschema",
+    "jwt",
+    "mcp",
     "openai",
+    "anthropic",
+    "google.genai",
     "pydantic_ai",
     "rich",
     "typer",
@@ -44,3 +50,22 @@ def test_the_runtime_starts_without(module: str, loaded: set[str]) -> None:
 
 def test_it_is_the_runtime_that_was_loaded(loaded: set[str]) -> None:
     assert {"fastapi", "asyncpg", "uvicorn", "structlog"} <= loaded
+
+
+CHATS = {"openai": "openai", "anthropic": "anthropic", "google": "google.genai"}
+LOAD = """
+import asyncio, sys
+from agent_runtime.llm.dialects import DIALECTS
+from agent_runtime.llm.provider import Library
+asyncio.run(Library().load(DIALECTS[sys.argv[1]]))
+print(" ".join(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("provider", CHATS)
+def test_an_agent_loads_the_library_of_its_provider_and_no_other(provider: str) -> None:
+    command = [sys.executable, "-c", LOAD, provider]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    modules = set(result.stdout.split())
+    assert {name for name in CHATS.values() if name in modules} == {CHATS[provider]}
+    assert not {"aiohttp", "httpx", "rich", "mcp", "anthropic.resources.beta.dreams"} & modules

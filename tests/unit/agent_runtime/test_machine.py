@@ -1,13 +1,15 @@
 """The turn machine: what each event leads to, and the laws that hold whatever the order of events."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_api.wire import TurnStatus
-from agent_runtime.llm.port import FailureKind, ToolCall
+from agent_runtime.llm.port import Cost, FailureKind, ToolCall, add_costs
 from agent_runtime.loop.machine import (
     MOST_TOOL_CALLS,
     Broke,
@@ -134,6 +136,32 @@ def test_a_tool_loop_ends_at_max_steps() -> None:
     assert outcome.messages[-1].content == "sorry"
 
 
+def test_a_turn_that_used_up_its_tokens_calls_no_tool_but_may_answer() -> None:
+    plan = replace(PLAN, most_tokens=10)
+    call = (ToolCall("x", "one"),)
+    _, effects = run(
+        plan,
+        Started(),
+        ModelAnswered(1, "", call, input_tokens=5, output_tokens=4),
+        ToolReturned("x", "seen"),
+        ModelAnswered(2, "", call, input_tokens=1),
+    )
+    outcome = outcome_of(effects)
+    assert (outcome.status, outcome.error_type, outcome.input_tokens) == (TurnStatus.FAILED, "TokenLimit", 6)
+    assert [line.role for line in outcome.messages] == ["assistant", "tool", "assistant"], "whole steps only"
+    _, effects = run(plan, Started(), ModelAnswered(1, "long", input_tokens=50))
+    assert outcome_of(effects).status is TurnStatus.COMPLETED
+
+
+def test_an_answer_of_an_earlier_run_names_the_model_that_gave_it() -> None:
+    call = (ToolCall("x", "one"),)
+    _, effects = run(
+        PLAN, Started(), ModelAnswered(1, "", call, model=1), ToolReturned("x", "seen"), ModelAnswered(2, "done")
+    )
+    assert effects[2] == CallModel(call=2, model=1, step=1), "the turn stays with it"
+    assert outcome_of(effects).model == "b/2"
+
+
 def test_too_many_tools_at_once_count_as_a_failure_of_the_model() -> None:
     calls = tuple(ToolCall(str(n), "t") for n in range(MOST_TOOL_CALLS + 1))
     _, effects = run(PLAN, Started(), ModelAnswered(1, "", calls))
@@ -240,3 +268,32 @@ def test_a_turn_whose_every_effect_is_answered_ends_by_itself(data: st.DataObjec
                 event = ToolReturned(calls[-1].id, "r")
         state, effects = advance(state, event)
     raise AssertionError(f"still going after {most} events")
+
+
+def test_the_pause_a_provider_wants_is_kept_where_users_need_not_wait_long() -> None:
+    def after(retry_after: float, *before: LoopEvent, call: int = 1) -> Effect:
+        failed = ModelFailed(call, FailureKind.RATE_LIMITED, "answered 429", retryable=True, retry_after=retry_after)
+        return run(PLAN, Started(), *before, failed)[1][-1]
+
+    assert after(0.5) == Pause(1, 0.5)
+    assert after(0.1) == Pause(1, PLAN.retry_pause)
+    assert after(5) == CallModel(call=2, model=1, step=0), "another model answers sooner"
+    on_to_last = ModelFailed(1, FailureKind.TIMEOUT, "gave no token")
+    assert after(5, on_to_last, call=2) == Pause(2, 5), "there is no other model"
+    finish = after(60, on_to_last, call=2)
+    assert isinstance(finish, Finish)
+    assert finish.outcome.status is TurnStatus.FALLBACK
+
+
+def test_costs_of_one_currency_add_up_and_others_do_not() -> None:
+    one, two = Cost(Decimal("0.4"), "USD"), Cost(Decimal("0.7"), "USD")
+    assert add_costs(one, two) == Cost(Decimal("1.1"), "USD")
+    assert add_costs(one, Cost()) == one
+    assert add_costs(one, Cost(Decimal(1), "EUR")) is None
+    assert add_costs(one, None) is None
+    asks = ModelAnswered(1, "", (ToolCall("c", "clock"),), cost=one)
+    _, effects = run(PLAN, Started(), asks, ToolReturned("c", "noon"), ModelAnswered(2, "hi", cost=two))
+    outcome = outcome_of(effects)
+    assert (outcome.cost_micros, outcome.currency) == (2, "USD")
+    _, effects = run(PLAN, Started(), asks, ToolReturned("c", "noon"), ModelAnswered(2, "hi", cost=None))
+    assert outcome_of(effects).cost_micros is None

@@ -6,8 +6,9 @@ import pytest
 
 from agent_api.v1alpha1 import KeyRef, ModelSpec
 from agent_runtime.clock import ManualClock
-from agent_runtime.llm.access import Access, Entry, Listing, judge, read_listing
+from agent_runtime.llm.access import Access, Entry
 from agent_runtime.llm.catalog import ModelPool
+from agent_runtime.llm.dialects import DIALECTS, Answer, read_ids
 from agent_runtime.llm.keys import KeyFile
 from agent_runtime.llm.port import FailureKind, ModelError, NotAsked
 
@@ -74,20 +75,66 @@ def test_a_key_that_goes_and_comes_back_is_noticed(folder: Path) -> None:
         (400, "openai-compatible", None),
         (429, "openai", FailureKind.RATE_LIMITED),
         (503, "openai-compatible", FailureKind.UNREACHABLE),
+        (200, "anthropic", None),
+        (200, "google", None),
+        (400, "google", None),
+        (401, "anthropic", FailureKind.AUTH_FAILED),
+        (403, "google", FailureKind.AUTH_FAILED),
+        (404, "anthropic", None),
+        (404, "google", None),
+        (429, "google", FailureKind.RATE_LIMITED),
+        (529, "anthropic", FailureKind.UNREACHABLE),
     ],
 )
-def test_statuses_of_the_list_mean(status: int, provider: str, kind: FailureKind | None) -> None:
-    error = judge(Listing(status), provider, "m")
+def test_statuses_of_a_check_mean(status: int, provider: str, kind: FailureKind | None) -> None:
+    error = DIALECTS[provider].judge(Answer(status), "m")
     assert (error.kind if error else None) is kind
 
 
-def test_only_openai_itself_must_list_the_model() -> None:
-    listing = Listing(200, frozenset({"other"}))
-    error = judge(listing, "openai", "m")
-    assert error is not None
-    assert error.kind is FailureKind.NOT_FOUND
-    assert judge(listing, "openai-compatible", "m") is None
-    assert judge(Listing(200, frozenset({"m"})), "openai", "m") is None
+@pytest.mark.parametrize(
+    ("provider", "status", "body", "kind"),
+    [
+        ("openai", 200, b'{"data": [{"id": "other"}]}', FailureKind.NOT_FOUND),
+        ("openai", 200, b'{"data": [{"id": "m"}]}', None),
+        ("openai-compatible", 200, b'{"data": [{"id": "other"}]}', None),
+        ("anthropic", 404, b'{"type": "error", "error": {"type": "not_found_error"}}', FailureKind.NOT_FOUND),
+        ("anthropic", 404, b'{"detail": "Not Found"}', None),
+        ("google", 404, b'{"error": {"code": 404, "status": "NOT_FOUND"}}', FailureKind.NOT_FOUND),
+        ("google", 404, b"<html>", None),
+        ("google", 400, b'{"error": {"details": [{"reason": "API_KEY_INVALID"}]}}', FailureKind.AUTH_FAILED),
+        ("google", 400, b'{"error": {"details": [{"reason": "OTHER"}]}}', None),
+        ("anthropic", 200, b"<html>", None),
+    ],
+)
+def test_only_a_provider_that_speaks_of_the_model_knows_it_not(
+    provider: str, status: int, body: bytes, kind: FailureKind | None
+) -> None:
+    error = DIALECTS[provider].judge(Answer(status, body), "m")
+    assert (error.kind if error else None) is kind
+
+
+@pytest.mark.parametrize(
+    ("provider", "base_url", "address"),
+    [
+        ("openai", None, "https://api.openai.com/v1"),
+        ("openai", "https://x/y/", "https://x/y"),
+        ("openai-compatible", "http://x/v1", "http://x/v1"),
+        ("anthropic", None, "https://api.anthropic.com/v1"),
+        ("anthropic", "https://x", "https://x/v1"),
+        ("anthropic", "https://x/anthropic/v1/", "https://x/anthropic/v1"),
+        ("google", None, "https://generativelanguage.googleapis.com/v1beta"),
+        ("google", "https://x", "https://x/v1beta"),
+        ("google", "https://x/v1", "https://x/v1"),
+    ],
+)
+def test_an_address_ends_with_its_version(provider: str, base_url: str | None, address: str) -> None:
+    assert DIALECTS[provider].address(base_url) == address
+
+
+def test_a_model_is_asked_for_by_its_name_whatever_stands_in_it() -> None:
+    assert DIALECTS["openai"].check_path("m") == "/models"
+    assert DIALECTS["anthropic"].check_path("claude-haiku-5-5") == "/models/claude-haiku-5-5"
+    assert DIALECTS["google"].check_path("../v1/x?key=1") == "/models/..%2Fv1%2Fx%3Fkey%3D1"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +151,7 @@ def test_only_openai_itself_must_list_the_model() -> None:
     ],
 )
 def test_a_list_is_read_or_left(body: bytes, ids: set[str] | None) -> None:
-    found = read_listing(200, body).ids
+    found = read_ids(Answer(200, body))
     assert (None if found is None else set(found)) == ids
 
 
@@ -212,3 +259,60 @@ async def test_agents_with_one_address_and_key_share_one_access(folder: Path) ->
         "openai-compatible/n",
         "openai-compatible/m",
     ]
+
+
+HANGS = ModelError(FailureKind.TIMEOUT, "gave no token within 30 s", state="does not answer within 30 s")
+
+
+async def test_a_model_that_hangs_is_left_alone_and_probed_by_one_turn(folder: Path) -> None:
+    scene = Scene(folder)
+    for _ in range(2):
+        scene.one.ask(60)
+        await scene.clock.advance(30)
+        scene.one.ended()
+        scene.one.called(HANGS, seconds=30)
+    assert scene.one.is_left_alone
+    with pytest.raises(NotAsked, match=r"does not answer within 30 s, so it is left alone") as raised:
+        scene.one.ask(60)
+    assert (raised.value.kind, raised.value.retryable) == (FailureKind.TIMEOUT, False)
+    assert scene.may_ask(scene.two), "what hangs is the model, not the provider"
+    await scene.clock.advance(31)
+    assert scene.may_ask(scene.one)
+    assert not scene.may_ask(scene.one), "one turn probes, the others go on"
+    scene.one.ended()
+    assert scene.may_ask(scene.one), "the turn that probed was cancelled, so another one does"
+    scene.one.called(None)
+    assert scene.may_ask(scene.one)
+    assert scene.may_ask(scene.one)
+
+
+async def test_an_address_that_cannot_be_reached_is_so_for_all_its_models(folder: Path) -> None:
+    scene = Scene(folder)
+    for _ in range(4):
+        scene.one.called(ModelError(FailureKind.UNREACHABLE, "refused the connection", retryable=True))
+    assert not scene.may_ask(scene.one)
+    assert not scene.may_ask(scene.two)
+    await scene.clock.advance(1.1)
+    assert scene.may_ask(scene.two), "what costs nothing is tried again soon"
+
+
+async def test_a_pause_that_the_provider_wants_is_kept_by_all_turns(folder: Path) -> None:
+    scene = Scene(folder)
+    limited = ModelError(FailureKind.RATE_LIMITED, "answered 429", retryable=True, status=429, retry_after=7)
+    scene.one.called(limited)
+    with pytest.raises(NotAsked, match=r"wants no further call for 7.0 s") as raised:
+        scene.one.ask()
+    assert (raised.value.kind, raised.value.retryable) == (FailureKind.RATE_LIMITED, True)
+    assert raised.value.retry_after == pytest.approx(7)
+    assert scene.may_ask(scene.two)
+    await scene.clock.advance(7.1)
+    assert scene.may_ask(scene.one)
+    assert scene.may_ask(scene.one), "the provider said when; nobody has to probe"
+
+
+async def test_another_key_has_no_limits_yet(folder: Path) -> None:
+    scene = Scene(folder)
+    scene.one.called(ModelError(FailureKind.RATE_LIMITED, "answered 429", status=429, retry_after=50))
+    assert not scene.may_ask(scene.one)
+    write(folder, "sk-two")
+    assert scene.may_ask(scene.one)

@@ -1,12 +1,14 @@
 """The cache of sessions: bounded, exact about what it is valid for."""
 
+import gc
+import tracemalloc
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_runtime.llm.port import ChatMessage
-from agent_runtime.sessions import SessionCache
+from agent_runtime.sessions import REST_BYTES, REST_SECONDS, SessionCache
 
 
 def cache(history_limit: int = 50, sessions: int = 100, chars: int = 1000, idle: float = 10.0) -> SessionCache:
@@ -98,3 +100,60 @@ def test_characters_are_those_of_the_messages_however_they_came(
         session = made.put(UUID(int=1), turn_seq=number, accepted_messages=number, history=history, added=added, now=0)
         assert session.chars == made.chars == sum(len(message.content) for message in session.messages)
         assert len(session.messages) <= limit
+
+
+def test_quiet_sessions_keep_little_and_are_read_again() -> None:
+    made = cache(chars=10**6)
+    put(made, 1, text="x" * (REST_BYTES + 1), now=0.0)
+    put(made, 2, text="short", now=0.0)
+    put(made, 3, text="x" * (REST_BYTES + 1), now=50.0)
+    made.rest(REST_SECONDS)
+    assert made.messages_before(UUID(int=1), 2) is None
+    assert made.messages_before(UUID(int=2), 2) is not None
+    assert made.messages_before(UUID(int=3), 2) is not None
+    assert made.chars == 5 + REST_BYTES + 1
+    assert [session.unsaved_turns for session in made.unsaved()] == [1, 1, 1]
+    made.rest(REST_SECONDS + 50.0)
+    assert made.chars == 5
+
+
+def test_ten_thousand_idle_sessions_take_no_more_than_four_kilobytes_each() -> None:
+    gc.collect()
+    tracemalloc.start()
+    made = SessionCache(history_limit=50, most_sessions=20_000, most_chars=10**9, idle_seconds=900.0)
+    for number in range(10_000):
+        history: tuple[ChatMessage, ...] = ()
+        for turn in range(1, number % 25 + 2):
+            said = f"{number} {turn}"
+            added = (ChatMessage("user", said.ljust(200, "?")), ChatMessage("assistant", said.ljust(400, "!")))
+            session = made.put(
+                UUID(int=number), turn_seq=turn, accepted_messages=turn, history=history, added=added, now=0.0
+            )
+            history = session.messages
+    made.rest(REST_SECONDS)
+    taken, _ = tracemalloc.get_traced_memory()
+    sessions = [made.find(UUID(int=number)) for number in range(10_000)]
+    for resting in sessions:
+        assert resting is not None
+        made.forget(resting.session_id)
+    del sessions, resting, session, history, added
+    gc.collect()
+    left, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken / 10_000 <= 4096
+    # An emptied dictionary keeps its table.
+    assert left / 10_000 <= 150
+
+
+def test_a_session_whose_state_changed_is_read_again() -> None:
+    made = cache()
+    put(made, 1)
+    made.reload(UUID(int=1))
+    assert made.messages_before(UUID(int=1), 2) is None
+    added = [ChatMessage("user", "b")]
+    # A turn that was under way with the old history does not make it good again; one that read the store does.
+    made.put(UUID(int=1), turn_seq=2, accepted_messages=2, history=(), added=added, now=0.0)
+    assert made.messages_before(UUID(int=1), 3) is None
+    made.put(UUID(int=1), turn_seq=3, accepted_messages=3, history=(), added=added, now=0.0, summary="met", fresh=True)
+    assert made.messages_before(UUID(int=1), 4) == (added[0],)
+    assert made.summary_of(UUID(int=1)) == "met"

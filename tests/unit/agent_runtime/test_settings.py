@@ -137,3 +137,11 @@ def test_turn_ids_are_version_7_and_sort_by_time() -> None:
     assert ids == sorted(ids)
     assert {(one.version, one.variant) for one in ids} == {(7, "specified in RFC 4122")}
     assert len({new_turn_id(start) for _ in range(1000)}) == 1000
+
+
+def test_encryption_keys_are_a_folder_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "agent.json"
+    path.write_text(json.dumps(manifest()))
+    assert settings_for(path).encryption_keys_dir is None
+    given = settings_for(path, ABIDE_ENCRYPTION_KEYS_DIR="/keys", ABIDE_ENCRYPTION_SOURCE="Secret shop/keys")
+    assert (given.encryption_keys_dir, given.encryption_source) == (Path("/keys"), "Secret shop/keys")

@@ -21,6 +21,7 @@ DOCUMENTS = st.builds(
     accepted_messages=st.integers(0, 2**31),
     variables=st.dictionaries(TEXTS, JSON, max_size=5),
     summary=st.none() | TEXTS,
+    summary_seq=st.integers(0, 2**31),
 )
 
 
@@ -41,6 +42,17 @@ def test_a_document_of_the_first_format_version_loads() -> None:
     assert decode(stored) == SessionDocument(12, 12, {"language": "en"}, "They met.")
 
 
+def test_a_document_of_the_second_format_version_loads() -> None:
+    stored = {
+        "format": "abide.dev/session-state",
+        "formatVersion": 2,
+        "cursor": {"turnSeq": 12, "acceptedMessages": 12, "summarySeq": 17},
+        "variables": {},
+        "summary": "They met.",
+    }
+    assert decode(stored) == SessionDocument(12, 12, {}, "They met.", 17)
+
+
 def test_everything_but_the_variables_may_be_left_out() -> None:
     assert decode({"variables": {"a": 1}}) == SessionDocument(variables={"a": 1})
     assert decode({}) == SessionDocument()
@@ -58,7 +70,7 @@ def nested(depth: int) -> Any:
     [
         ([], ""),
         ({"format": "other"}, "format"),
-        ({"formatVersion": 2}, "formatVersion"),
+        ({"formatVersion": 3}, "formatVersion"),
         ({"formatVersion": True}, "formatVersion"),
         ({"formatVersion": 0}, "formatVersion"),
         ({"colour": 1}, "colour"),
@@ -67,6 +79,7 @@ def nested(depth: int) -> Any:
         ({"cursor": {"turnSeq": 2**63}}, "cursor.turnSeq"),
         ({"cursor": {"acceptedMessages": "1"}}, "cursor.acceptedMessages"),
         ({"cursor": {"place": 1}}, "cursor.place"),
+        ({"cursor": {"summarySeq": 1.5}}, "cursor.summarySeq"),
         ({"variables": []}, "variables"),
         ({"variables": {"a": nested(MOST_DEPTH)}}, "variables"),
         ({"variables": {"a": "x" * MOST_BYTES}}, "variables"),

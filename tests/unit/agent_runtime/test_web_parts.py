@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from agent_api.conditions import Reason
-from agent_runtime.errors import Draining, InvalidState, NotFound, NotReady, Overloaded, RunsElsewhere
+from agent_runtime.errors import Draining, InvalidState, NotFound, NotReady, Overloaded, SessionBusy
 from agent_runtime.web import render
 from agent_runtime.web.problems import BASE, field_errors, from_error, from_status
 from agent_store.errors import IdempotencyMismatch, LeaseLost, QueueFull, StoreUnavailable
@@ -21,7 +21,7 @@ from agent_store.ports import ErrorRecord, SessionRecord
     [
         (NotFound("turn"), 404, "turn-not-found", False),
         (IdempotencyMismatch(), 409, "idempotency-mismatch", False),
-        (RunsElsewhere("x"), 409, "runs-elsewhere", True),
+        (SessionBusy("x"), 429, "session-busy", True),
         (QueueFull(), 429, "queue-full", True),
         (Draining("x"), 503, "draining", True),
         (Overloaded("x"), 503, "overloaded", True),

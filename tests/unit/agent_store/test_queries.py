@@ -22,7 +22,7 @@ def test_a_name_may_come_only_once() -> None:
 
 
 def test_every_statement_is_used_and_every_used_one_exists() -> None:
-    used = set(re.findall(r"_db\.run\(\s*\"(\w+)\"", CODE))
+    used = set(re.findall(r"(?:_db\.run\(\s*|_statement=)\"(\w+)\"", CODE))
     assert used == set(load_queries())
 
 

@@ -1,4 +1,4 @@
-"""What goes to a chat completions service, and what its errors and answers mean."""
+"""What goes to a provider, and what its errors and answers mean."""
 
 import ssl
 from typing import Any
@@ -10,8 +10,10 @@ from pydantic_ai.exceptions import ModelHTTPError
 
 from agent_api.v1alpha1 import ModelParameters
 from agent_runtime.llm.client import from_transport
-from agent_runtime.llm.openai_chat import blamed_parameter, request_body, to_error, to_messages
-from agent_runtime.llm.port import ChatMessage, FailureKind, ModelRequest, ToolCall
+from agent_runtime.llm.dialects import ANTHROPIC, COMPATIBLE, GOOGLE, OPENAI
+from agent_runtime.llm.direct import blamed_parameter, request_body, sent_parameters, to_error, to_messages
+from agent_runtime.llm.port import ChatMessage, FailureKind, ModelEnd, ModelRequest, ToolCall
+from agent_runtime.llm.provider import counted
 
 
 def test_a_conversation_keeps_its_order_roles_and_tool_calls() -> None:
@@ -43,15 +45,31 @@ def test_without_a_prompt_there_is_no_system_message() -> None:
 
 
 def test_only_what_is_set_is_sent() -> None:
-    assert request_body("openai", ModelParameters()) == {}
+    assert request_body(OPENAI, ModelParameters()) == {}
+    assert request_body(GOOGLE, ModelParameters()) == {}
     parameters = ModelParameters(temperature=0, max_output_tokens=5, top_p=0.5, extra={"seed": 1})
-    assert request_body("openai", parameters) == {
+    assert request_body(OPENAI, parameters) == {
         "temperature": 0,
         "max_completion_tokens": 5,
         "top_p": 0.5,
         "seed": 1,
     }
-    assert request_body("openai-compatible", parameters)["max_tokens"] == 5
+    assert request_body(COMPATIBLE, parameters)["max_tokens"] == 5
+    assert request_body(ANTHROPIC, parameters) == {"temperature": 0, "max_tokens": 5, "top_p": 0.5, "seed": 1}
+
+
+def test_what_google_wants_in_a_member_of_the_request_stands_there() -> None:
+    extra = {"generationConfig": {"topK": 3}, "safetySettings": []}
+    body = request_body(GOOGLE, ModelParameters(temperature=1, max_output_tokens=9, extra=extra))
+    assert body == {"generationConfig": {"temperature": 1, "maxOutputTokens": 9, "topK": 3}, "safetySettings": []}
+    assert sent_parameters(GOOGLE, body) == ("temperature", "maxOutputTokens", "topK", "safetySettings")
+    assert sent_parameters(OPENAI, {"seed": 1}) == ("seed",)
+
+
+def test_tokens_are_guessed_where_a_service_does_not_count() -> None:
+    request = ModelRequest("12345678", (ChatMessage("user", "1234"),), 0)
+    assert counted(ModelEnd(), request, 5) == ModelEnd((), 3, 2)
+    assert counted(ModelEnd((), 7, 0), request, 5) == ModelEnd((), 7, 0)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +82,9 @@ def test_only_what_is_set_is_sent() -> None:
         ({"detail": [{"msg": "Extra inputs are not permitted", "loc": ["body", "seed"]}]}, "", "seed"),
         ({"message": "Unknown role in messages"}, "", ""),
         ({"message": "the seed of doubt"}, "", ""),
+        ({"error": {"message": "temperature: Input should be less than or equal to 1"}}, "", "temperature"),
+        ({"error": {"message": "`temperature` and `top_p` cannot both be specified"}}, "", "temperature"),
+        ({"error": {"message": 'Invalid JSON payload received. Unknown name "seed": Cannot find field.'}}, "", "seed"),
         ("text", "", ""),
         (None, "unknown_parameter", ""),
     ],
@@ -95,6 +116,34 @@ def test_a_status_says_what_to_do_next(status: int, kind: FailureKind, retryable
     assert error.message == f"answered {status}"
     assert error.state == f"answers {status}"
     assert error.status == status
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "prompt is too long: 210000 tokens > 200000 maximum",
+        "input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000",
+        "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+        "This model's maximum context length is 8192 tokens.",
+        "Requested tokens (9000) exceed context window of 8192",
+    ],
+)
+def test_a_conversation_too_long_is_known_by_the_words_of_each_provider(words: str) -> None:
+    error = to_error(ModelHTTPError(400, "m", {"error": {"message": words}}), ())
+    assert (error.too_long, error.about_message, error.kind) == (True, True, FailureKind.REFUSED)
+
+
+def test_a_key_that_google_refuses_is_known_by_its_reason() -> None:
+    body = {"error": {"code": 400, "message": "API key not valid.", "details": [{"reason": "API_KEY_INVALID"}]}}
+    error = to_error(ModelHTTPError(400, "m", body), ())
+    assert (error.kind, error.key_refused, error.retryable) == (FailureKind.AUTH_FAILED, True, False)
+
+
+def test_the_pause_a_provider_wants_is_told_where_trying_again_may_help() -> None:
+    assert to_error(ModelHTTPError(429, "m", None, headers={"Retry-After": "7"}), ()).retry_after == 7
+    assert to_error(ModelHTTPError(503, "m", None, headers={"Retry-After": "7"}), ()).retry_after == 7
+    assert to_error(ModelHTTPError(400, "m", None, headers={"Retry-After": "7"}), ()).retry_after is None
+    assert to_error(ModelHTTPError(429, "m", None, headers={"Retry-After": "soon"}), ()).retry_after is None
 
 
 def chained(outer: Exception, inner: BaseException) -> Exception:

@@ -1,0 +1,1 @@
+"""What happens around a turn beside the models: memories for the prompt, and users' own code."""
