@@ -992,9 +992,9 @@ class SessionSpec(Model):
     )
     when_busy: Literal["Queue", "Reject", "Merge", "Interrupt"] = Field(
         default="Queue",
-        description="What becomes of a message while another one is answered: it waits its turn (Queue), is refused with "
-        "429 (Reject), is answered together with all that wait (Merge), or ends the running turn and is answered next "
-        "(Interrupt).",
+        description="What becomes of a message while another one is answered: it waits its turn (Queue), is refused "
+        "with 429 (Reject), is answered together with all that wait (Merge), or ends the running turn and is answered "
+        "next (Interrupt).",
     )
     max_message_age_seconds: int = Field(
         default=0,
@@ -1022,7 +1022,8 @@ class Encryption(Model):
 
     enabled: bool = Field(
         default=True,
-        description="Encrypt messages, tool calls and state with AES-256-GCM. What was written otherwise stays readable.",
+        description="Encrypt messages, tool calls and state with AES-256-GCM. "
+        "What was written otherwise stays readable.",
     )
     keys_secret_ref: ObjectName | None = Field(
         default=None,

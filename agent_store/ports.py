@@ -242,8 +242,8 @@ Spent = tuple[int, int]
 class BudgetAccount:
     """What a process used of one budget since its last account, and the slice it wants to hold from now on.
 
-    `day` None: today, by the database's clock. `serial` counts the accounts of this owner for this day and scope from 1:
-    one that was counted is not counted again. `held` is the slice it thinks it holds. A `limit` of 0 is none.
+    `day` None: today, by the database's clock. `serial` counts the accounts of this owner for this day and scope, from
+    1: one that was counted is not counted again. `held` is the slice it thinks it holds. A `limit` of 0 is none.
     """
 
     day: date | None

@@ -93,6 +93,7 @@ def test_lists_say_how_they_merge() -> None:
         "spec.tools[].mcp.headersFrom": ["name"],
         "spec.tools": ["name"],
         "status.tools": ["name"],
+        "status.usage.budgets": ["scope"],
         "spec.runtime.env": ["name"],
         "status.conditions": ["type"],
         "status.health.checks": ["name"],
