@@ -285,7 +285,7 @@ MemoryTag = Annotated[str, Field(min_length=1, max_length=MEMORY_TAG_MAX_LENGTH,
 class MemoryIn(Wire):
     """Body of POST …/memories: something to remember."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     content: str = Field(min_length=1, max_length=MEMORY_CONTENT_MAX_LENGTH, examples=["Prefers answers in French."])
     type: MemoryType = MemoryType.GENERAL
@@ -297,7 +297,7 @@ class MemoryIn(Wire):
 class MemoryPatch(Wire):
     """Body of PATCH …/memories/{id}: what shall change; what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     content: str | None = Field(default=None, min_length=1, max_length=MEMORY_CONTENT_MAX_LENGTH)
     type: MemoryType | None = None
@@ -330,7 +330,7 @@ class MemoryPage(Wire):
 class RecallIn(Wire):
     """Body of POST …/memories/recall: what to look for. Without a query, importance and recency decide."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     query: str = Field(default="", max_length=MEMORY_CONTENT_MAX_LENGTH, examples=["Which language does she like?"])
     type: MemoryType | None = None
@@ -391,7 +391,7 @@ class FeedbackIn(Wire):
 
     model_config = ConfigDict(extra="forbid")
 
-    score: Literal[-1, 0, 1] = Field(description="Bad, neither, good.", examples=[1])
+    score: int = Field(strict=True, ge=-1, le=1, description="-1 bad, 0 neither, 1 good.", examples=[1])
     text: str = Field(default="", max_length=4000, description="What the user says about it.", examples=["Thank you!"])
 
 

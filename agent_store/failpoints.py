@@ -24,7 +24,16 @@ def _points(method: str, *statements: int) -> tuple[str, ...]:
     return tuple(f"store.{method}.{n}.{when}" for n in statements for when in ("before", "after"))
 
 
-START: Final = (*_points("check", 1), *_points("register", 1), *_points("open_keys", 1), *_points("register", 2))
+FIRST_START: Final = _points("open_keys", 2, 3)
+"""What only the first process of an agent passes, which makes its data key."""
+
+START: Final = (
+    *_points("check", 1),
+    *_points("register", 1),
+    *_points("open_keys", 1),
+    *FIRST_START,
+    *_points("register", 2),
+)
 """What a process passes before it is ready."""
 
 PLAIN_TURN: Final = (*_points("accept", 1), *_points("load_history", 1), *_points("complete", 1))
@@ -98,13 +107,12 @@ MEMORIES: Final = tuple(
 """What agents with memories pass besides: no turn depends on any of it."""
 
 KEYS: Final = (
-    *_points("open_keys", 2, 3),
     *_points("list_keys", 1),
     *_points("reload_keys", 1),
     *_points("rotate_key", 1, 2, 3),
     *_points("pass_keys", 1, 2),
 )
-"""What agents with encryption pass besides: at the first start, after a rotation, and when somebody asks for it."""
+"""What agents with encryption pass besides: after a rotation, and when somebody asks for it."""
 
 USERS: Final = tuple(
     point
@@ -114,6 +122,7 @@ USERS: Final = tuple(
         "session_feedback",
         "session_approvals",
         "user_memories",
+        "user_usage",
         "save_feedback",
         "load_feedback",
         "record_event",
@@ -122,6 +131,9 @@ USERS: Final = tuple(
     for point in _points(method, 1)
 ) + _points("erase_user", 1, 2, 3)
 """What export and erasure of a user, feedback and records pass: no turn depends on any of it."""
+
+FULL_DISK: Final = _points("check_room", 1)
+"""What a process passes after Postgres could not write, until it can again."""
 
 DRAIN: Final = _points("release", 1)
 """What only the end of a process passes."""
@@ -133,7 +145,7 @@ BUDGET_UPKEEP: Final = (*_points("read_budget", 1), *_points("forget_budgets", 1
 """What comes round by itself where a budget is set."""
 
 EVERY: Final = (*START, *PLAIN_TURN, *QUEUED_TURN, *REPEATED_MESSAGE, *AUTO_SAVE, *READING, *UPKEEP, *DRAIN)
-"""All that a process passes which talks, is taken over and drained, without faults of Postgres."""
+"""All that processes pass which start, talk, are taken over and drained, without faults of Postgres."""
 
 
 @dataclass(frozen=True, slots=True)

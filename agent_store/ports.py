@@ -822,6 +822,10 @@ class UserStore(Protocol):
         """Return the user's own memories by id: the columns of abide.memories but vectors and words."""
         ...
 
+    async def user_usage(self, agent_id: UUID, user: str) -> list[dict[str, Any]]:
+        """Return what the user used of budgets, by day: `day`, `tokens_used`, and `micros_used` in millionths."""
+        ...
+
     async def erase_user(self, agent_id: UUID, user: str) -> ErasedUser:
         """Delete a bounded part of what is kept of the user; call it until it is done. Idempotent.
 

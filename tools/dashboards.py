@@ -67,6 +67,12 @@ def quantiles(metric: str, labels: str = "") -> tuple[Query, ...]:
     return tuple(Query(quantile(q, metric, labels=labels), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99))
 
 
+def per_turn(metric: str) -> str:
+    """Return how often a counter of the dashboard's agent counts for each turn with an outcome."""
+    turns = f"sum(rate(abide_turns_total{{{AGENT}}}[{RATE}]))"
+    return f"sum(rate({metric}{{{AGENT}}}[{RATE}])) / ({turns} > 0)"
+
+
 FLEET: Final = (
     Row(
         "Now",
@@ -167,6 +173,20 @@ FLEET: Final = (
                   [Query(rate("abide_turns_answered_total", by="model"), "{{model}}")], stacked=True),
             Panel("Model calls", "By outcome.", "ops",
                   [Query(rate("abide_model_calls_total", by="outcome"), "{{outcome}}")], stacked=True),
+        ),
+    ),
+    Row(
+        "Tools and budgets",
+        (
+            Panel("Tools that are down", "Entries of spec.tools that did not answer, in how many pods.", "short",
+                  [Query(f"sum by ({BY_AGENT}, tool) (abide_tool_up == bool 0) or vector(0)",
+                         "{{agent_namespace}}/{{agent}} {{tool}}")]),
+            Panel("Tool calls", "By outcome.", "ops",
+                  [Query(f"{rate('abide_tool_calls_total', by='outcome')} or vector(0)", "{{outcome}}")],
+                  stacked=True),
+            Panel("Nearest to the budget", "Share of the day's budget that is used, the ten highest.", "percentunit",
+                  [Query(f"topk(10, max by ({BY_AGENT}, scope) (abide_budget_used_ratio)) or vector(0)",
+                         "{{agent_namespace}}/{{agent}} {{scope}}")]),
         ),
     ),
     Row(
@@ -291,6 +311,34 @@ ONE: Final = (
             Panel("Tokens", "Sent to and given by models, per second.", "short",
                   [Query(rate("abide_model_input_tokens_total", by="model", labels=AGENT), "{{model}} in"),
                    Query(rate("abide_model_output_tokens_total", by="model", labels=AGENT), "{{model}} out")]),
+        ),
+    ),
+    Row(
+        "Tools, steps and budgets",
+        (
+            Panel("Tools", "1 if the entry of spec.tools answered when last checked or called; the least of all pods.",
+                  "none", [Query(f"min by (tool) (abide_tool_up{{{AGENT}}}) or vector(0)", "{{tool}}")]),
+            Panel("Tool calls", "By tool and outcome.", "ops",
+                  [Query(f"{rate('abide_tool_calls_total', by='tool, outcome', labels=AGENT)} or vector(0)",
+                         "{{tool}} {{outcome}}")]),
+            Panel("Tool call duration", "95 % of calls end within this time.", "s",
+                  [Query(f"{quantile(0.95, 'abide_tool_call_duration_seconds', by='tool', labels=AGENT)} or vector(0)",
+                         "{{tool}}")]),
+            Panel("Steps of a turn", "Calls of models and of tools for each turn with an outcome, on average.", "short",
+                  [Query(f"{per_turn('abide_model_calls_total')} or vector(0)", "models"),
+                   Query(f"{per_turn('abide_tool_calls_total')} or vector(0)", "tools")]),
+            Panel("Budget used", "Share of the day's budget: of the agent, and of the user nearest to the limit.",
+                  "percentunit",
+                  [Query(f"max by (scope) (abide_budget_used_ratio{{{AGENT}}}) or vector(0)", "{{scope}}")]),
+            Panel("Turns over budget", "Refused because a budget of the day is used up, by whose it is.", "ops",
+                  [Query(f"{rate('abide_turns_over_budget_total', by='scope', labels=AGENT)} or vector(0)",
+                         "{{scope}}")]),
+            Panel("Cost", "What the tokens of an hour cost by models[].price.", "short",
+                  [Query(f"sum by (model, currency) (increase(abide_model_cost_total{{{AGENT}}}[1h])) or vector(0)",
+                         "{{model}} {{currency}}")]),
+            Panel("Summaries", "Summaries of long conversations written in an hour, by what became of them.", "short",
+                  [Query(f"sum by (result) (increase(abide_history_summaries_total{{{AGENT}}}[1h])) or vector(0)",
+                         "{{result}}")]),
         ),
     ),
     Row(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from datetime import datetime
+from datetime import date, datetime
 from enum import Enum
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -70,7 +70,7 @@ def _line(item: Item) -> bytes:
 
 def _plain(value: Any) -> str:
     match value:
-        case datetime():
+        case date():
             return value.isoformat()
         case Enum():
             return str(value.value)
@@ -95,6 +95,9 @@ async def _items(store: Store, engine: AgentEngine, user: str, now: datetime) ->
             count += 1
             yield {"kind": "memory", **one}
         memory = memories[-1]["id"]
+    for usage in await store.user_usage(agent_id, user):
+        count += 1
+        yield {"kind": "usage", **usage}
     yield {"kind": "end", "items": count}
 
 

@@ -53,6 +53,11 @@ class PostgresUsers(Part):
         rows = await self._db.run("user_memories", agent_id, user, after, limit, point="user_memories.1")
         return [dict(row) for row in rows]
 
+    async def user_usage(self, agent_id: UUID, user: str) -> list[dict[str, Any]]:
+        """See agent_store.ports.UserStore.user_usage."""
+        rows = await self._db.run("user_usage", agent_id, user, point="user_usage.1")
+        return [dict(row) for row in rows]
+
     async def erase_user(self, agent_id: UUID, user: str) -> ErasedUser:
         """See agent_store.ports.UserStore.erase_user."""
         sessions = await self._db.run("erase_user_sessions", agent_id, user, SESSIONS_PER_STEP, point="erase_user.1")

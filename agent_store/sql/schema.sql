@@ -261,9 +261,16 @@ DECLARE
     lost_tokens bigint;
     lost_micros bigint;
 BEGIN
-    INSERT INTO abide.budget_usage (agent_id, day, scope) VALUES (agent, budget_day, budget_scope) ON CONFLICT DO NOTHING;
+    IF slice_tokens = 0 AND slice_micros = 0 THEN
+        INSERT INTO abide.budget_usage (agent_id, day, scope) VALUES (agent, budget_day, budget_scope) ON CONFLICT DO NOTHING;
+    END IF;
     SELECT u.tokens_used, u.micros_used INTO tokens_used, micros_used FROM abide.budget_usage u
     WHERE u.agent_id = agent AND u.day = budget_day AND u.scope = budget_scope FOR UPDATE;
+    IF NOT FOUND THEN
+        -- Erased since the process got its slice, and a late account must not bring it back.
+        SELECT 0, 0, 0, 0, 0, 0 INTO tokens, micros, tokens_used, micros_used, tokens_held, micros_held;
+        RETURN;
+    END IF;
     is_alive := EXISTS (
         SELECT FROM abide.runtime_instances r
         WHERE r.agent_id = agent AND r.instance = process AND r.epoch = process_epoch AND r.expires_at > clock_timestamp());

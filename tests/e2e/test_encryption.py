@@ -20,8 +20,10 @@ def put_keys(kube: Kube, namespace: str, name: str, **keys: bytes) -> None:
 
 
 def contents(kube: Kube, uid: str) -> list[list[str]]:
-    """Return key id and content, as far as it can be read, of every message of an agent."""
-    query = f"SELECT coalesce(key_id, ''), encode(content, 'escape') FROM abide.messages WHERE agent_id = '{uid}'"
+    """Return key id and content, as far as it is plain text, of every message of an agent."""
+    # Ciphertext may hold line ends, which would look like rows.
+    readable = "regexp_replace(encode(content, 'escape'), '[^ -~]', '?', 'g')"
+    query = f"SELECT coalesce(key_id, ''), {readable} FROM abide.messages WHERE agent_id = '{uid}'"
     return kube.sql(query)
 
 

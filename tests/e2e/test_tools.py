@@ -73,7 +73,7 @@ def test_tools_are_discovered_called_and_missed_without_a_restart(
     assert brief(kube, "desk", namespace)["Ready"] == "True/ToolDown"
     assert brief(kube, "desk", namespace)["Degraded"] == "True/ToolDown"
     assert client.send("t", "look")["turn"]["status"] == "completed"
-    assert tool_results(client, "t")[0].startswith("unknown tool 'get_diff'")
+    assert tool_results(client, "t")[0].startswith("get_diff: its server refuses connections")
 
     server.start()
     back = time.monotonic()

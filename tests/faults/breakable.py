@@ -5,8 +5,13 @@ does so only when the outage shall end.
 """
 
 import asyncio
+import atexit
+import functools
 import os
+import shutil
 import signal
+import subprocess
+import tempfile
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -57,22 +62,34 @@ class BreakablePostgres:
             self._held.append(pid)
 
 
-_MIGRATING = threading.Lock()
+_MODEL = threading.Lock()
 
 
-def migrate_alone(url: str) -> None:
-    """Migrate, one server at a time: alembic keeps its context in module globals."""
-    with _MIGRATING:
-        migrate(url)
+@functools.cache
+def _model() -> Path:
+    """Make a migrated data folder, once in a test run; return where it is."""
+    folder = Path(tempfile.mkdtemp(prefix="abide-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with EmbeddedPostgres(folder / "data") as server:
+        migrate(server.url)
+    return folder / "data"
+
+
+def copy_model(folder: Path) -> None:
+    """Make a data folder like the migrated one, and no file of the server that made that."""
+    with _MODEL:
+        model = _model()
+    folder.mkdir(mode=0o711)
+    subprocess.run(["cp", "-a", model / "postgres", model / "password", folder], check=True, timeout=60)
 
 
 @asynccontextmanager
 async def breakable_postgres(folder: Path) -> AsyncIterator[BreakablePostgres]:
     """Yield a server of one's own on the folder, migrated; it is whole again before it is stopped."""
+    await asyncio.to_thread(copy_model, folder)
     server = EmbeddedPostgres(folder)
     try:
         await asyncio.to_thread(server.start)
-        await asyncio.to_thread(migrate_alone, server.url)
         breakable = BreakablePostgres(server)
         try:
             yield breakable

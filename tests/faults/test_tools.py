@@ -13,9 +13,10 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,22 @@ from tests.faults.shop import DONE, SCRIPT, Buyer, Shop, tools_of
 # Dozens of plays in one test, each a process or two to start: beyond the usual time on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
 
-AT_ONCE = 6
-PLAY_SECONDS = 150.0
-DEATH_SECONDS = 30.0
+# Bounded by the connections of one embedded Postgres (60) and by two cores.
+AT_ONCE = 8
+# Outages are mostly waited for, and each has a Postgres of its own.
+OUTAGES_AT_ONCE = 8
+PLAY_SECONDS = 240.0
+# From a process's start until it is at its point.
+REACH_SECONDS = 90.0
 OUTAGE_SECONDS = 2.0
 # The last thing a turn with tools passes.
 FORGOTTEN = "store.forget_results.1.after"
 # Every n-th point is taken for a second death.
-SECOND_EVERY = 5
+SECOND_EVERY = 9
+# Results of calls made at the same time are written together or not, as they arrive: so many of these more or fewer.
+JOURNAL = "store.write_steps.1"
+VARYING = 2
+TRIES = 4
 # The lines of the script's turn: what was said, three answers that ask for tools, their results, the reply.
 CALLS = (3, 1, 2, 1)
 LINES = ["user", *(role for calls in CALLS for role in ["assistant", *["tool"] * calls]), "assistant"]
@@ -62,8 +71,16 @@ class Point:
         """Return the failpoint that ends a process there."""
         return f"{self.name}=kill:{self.skip}"
 
+    def is_passed(self, names: list[str]) -> bool:
+        """Whether it is among the points that a process passed."""
+        return names.count(self.name) > self.skip
+
     def __str__(self) -> str:
         return f"{self.name}#{self.skip}"
+
+
+class Missed(Exception):  # noqa: N818 - no error: the turn was done with fewer statements this time
+    """The turn has its outcome and never came to the point."""
 
 
 @dataclass(slots=True)
@@ -111,6 +128,35 @@ class Stage:
             place = f"{agent}/turns/{item['turnId']}/approvals/{item['callId']}"
             decided = await self.scene.http.post(place, json={"decision": "approve"}, timeout=5.0)
             assert decided.status_code in (200, 503), decided.text
+
+    async def reach(self, point: Point, process: str = "first") -> None:
+        """Return once the process passed the point. Raises Missed, only for statements that a turn may do without."""
+        asking = asyncio.create_task(self._keep_asking(), name="asking")
+        try:
+            await until(lambda: self._is_decided(point, process), REACH_SECONDS, f"{point} is reached")
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        names = self.passed(process)
+        if not point.is_passed(names):
+            assert names.count(point.name) >= point.skip + 1 - VARYING, f"the turn never came near {point}"
+            raise Missed(str(point))
+
+    def _is_decided(self, point: Point, process: str) -> bool:
+        names = self.passed(process)
+        return point.is_passed(names) or (point.name.startswith(JOURNAL) and FORGOTTEN in names)
+
+    async def _keep_asking(self) -> None:
+        """Ask on once the message has its outcome: how often clients ask during a turn is a matter of time."""
+        while True:
+            for message in self.scene.clients.said:
+                if message.final is not None:
+                    await self.scene.clients.repeat(message)
+                    await self.scene.clients.follow(message)
+                    for url in self.scene.fleet.urls():
+                        with suppress(httpx.TransportError):
+                            await self.scene.http.get(f"{url}{self.scene.agent.path}/approvals", timeout=5.0)
+            await asyncio.sleep(0.1)
 
     async def note_death(self) -> None:
         """Remember how far the journal was and what had happened."""
@@ -199,8 +245,9 @@ def start(play: Stage, failpoint: str = "", *, process: str = "first") -> Runtim
 
 
 async def wait_killed(play: Stage, victim: RuntimeProcess, point: Point, *, process: str = "first") -> None:
-    """Wait until the process died at its point, and remember how far the turn was."""
-    await victim.wait_exit(DEATH_SECONDS)
+    """Wait until the process died at its point, and remember how far the turn was. Raises Missed."""
+    await play.reach(point, process)
+    await victim.wait_exit()
     assert victim.exit_code == -signal.SIGKILL
     last = play.passed(process)[-1]
     assert last == point.name, f"it died at {last}"
@@ -280,7 +327,7 @@ async def play_lost_answer(folder: Path, postgres_url: str, point: Point) -> lis
     async with stage(folder, postgres_url) as play:
         process = start(play, f"{point.name}=error:1:{point.skip}")
         async with sending(play) as message:
-            await process.wait_ready(play.scene.http)
+            await play.reach(point)
         assert process.running
         return await judge(play, message)
 
@@ -297,22 +344,31 @@ async def play_death_in_a_call(folder: Path, postgres_url: str, tool: str) -> li
 
         play.shop.before_answer = kill
         async with sending(play) as message:
-            await victim.wait_exit(DEATH_SECONDS)
+            await victim.wait_exit(REACH_SECONDS)
             await play.note_death()
             await play.scene.start("only")
         return await judge(play, message)
 
 
-async def play_outage(folder: Path, outage: Outage, point: Point) -> list[str]:
-    """Postgres goes away while the process is at the point, and comes back."""
+async def play_outages(folder: Path, outages: Sequence[tuple[Outage, Point]]) -> list[str]:
+    """Postgres goes away while the process is at a point, and comes back; then at the next."""
     async with breakable_postgres(folder / "postgres") as postgres, stage(folder, postgres.server.url) as play:
-        process = start(play, f"{point.name}=sleep:1:{point.skip}")
+        process = start(play, ",".join(f"{point.name}=sleep:1:{point.skip}" for _, point in outages))
         await process.wait_ready(play.scene.http)
         async with sending(play) as message:
-            await until(lambda: play.passed().count(point.name) > point.skip, DEATH_SECONDS, f"{point} is reached")
-            await asyncio.to_thread(lose(postgres, outage))
+            for outage, point in outages:
+                await play.reach(point)
+                await asyncio.to_thread(lose(postgres, outage))
         assert process.running
         return await judge(play, message)
+
+
+def in_pairs(points: list[Point]) -> list[tuple[Point, Point]]:
+    """Return pairs that hold every point, each of two different failpoints, in the order of the turn."""
+    by_name, half = sorted(points, key=str), len(points) // 2
+    pairs = [(by_name[number], by_name[number + half]) for number in range(len(points) - half)]
+    assert all(first.name != second.name for first, second in pairs)
+    return [(one, two) if points.index(one) < points.index(two) else (two, one) for one, two in pairs]
 
 
 def lose(postgres: BreakablePostgres, outage: Outage) -> Callable[[], None]:
@@ -338,8 +394,7 @@ async def play_all(
             own = folder / f"{number}"
             own.mkdir()
             try:
-                async with asyncio.timeout(PLAY_SECONDS):
-                    found = await play(own)
+                found = await play_until_reached(play, own)
             except Exception as error:
                 found = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]
             if found:
@@ -349,6 +404,22 @@ async def play_all(
         for number, (name, play) in enumerate(plays.items()):
             group.create_task(run(number, name, play))
     return broken
+
+
+async def play_until_reached(play: Callable[[Path], Awaitable[list[str]]], folder: Path) -> list[str]:
+    """Play, and again from the beginning where the turn did without the statement, up to TRIES times.
+
+    If it did without in all of them, what it does at the statements that it has is judged by other plays.
+    """
+    for number in range(TRIES):
+        own = folder / f"{number}"
+        own.mkdir()
+        try:
+            async with asyncio.timeout(PLAY_SECONDS):
+                return await play(own)
+        except Missed as missed:
+            print(f"no {missed} this time")
+    return []
 
 
 class Databases:
@@ -427,7 +498,7 @@ async def test_a_second_kill_while_the_turn_is_taken_over_breaks_no_promise(
     pairs = [
         (first, second)
         for number, first in enumerate(journaled)
-        for second in seconds[first][number % SECOND_EVERY :: SECOND_EVERY]
+        for second in seconds.get(first, [])[number % SECOND_EVERY :: SECOND_EVERY]
     ]
     assert len(pairs) > len(journaled)
     plays = {f"kills at {first} and {second}": databases.on(play_two_kills, first, second) for first, second in pairs}
@@ -442,14 +513,15 @@ async def test_a_lost_answer_at_any_statement_of_a_turn_with_tools_breaks_no_pro
     assert await play_all(plays, tmp_path, AT_ONCE) == {}
 
 
-@pytest.mark.parametrize("outage", [Outage.IMMEDIATE, Outage.FROZEN], ids=["restart", "freeze"])
-async def test_postgres_goes_away_at_any_statement_of_a_turn_with_tools(
-    databases: Databases, tmp_path: Path, outage: Outage
-) -> None:
+async def test_postgres_goes_away_at_any_statement_of_a_turn_with_tools(databases: Databases, tmp_path: Path) -> None:
     points = [point for point in await trace_turn(databases, tmp_path) if point.name.endswith(".before")]
 
-    def play_at(point: Point) -> Callable[[Path], Awaitable[list[str]]]:
-        return lambda folder: play_outage(folder, outage, point)
+    def play_at(*outages: tuple[Outage, Point]) -> Callable[[Path], Awaitable[list[str]]]:
+        return lambda folder: play_outages(folder, outages)
 
-    plays = {f"{outage.name} at {point}": play_at(point) for point in points}
-    assert await play_all(plays, tmp_path, AT_ONCE) == {}
+    plays = {
+        f"{one.name} at {first}, {other.name} at {second}": play_at((one, first), (other, second))
+        for first, second in in_pairs(points)
+        for one, other in permutations((Outage.IMMEDIATE, Outage.FROZEN))
+    }
+    assert await play_all(plays, tmp_path, OUTAGES_AT_ONCE) == {}

@@ -201,6 +201,8 @@ ORDER BY p.n
 -- Turns whose process is gone: raising the token fences it out. A turn that waited for a person was handed over by nobody ('')
 -- and did not fail, so that its attempts stay. And turns that this process runs without knowing it ($5: those
 -- it knows), because the answer to its claim got lost: these stay as they are.
+-- A lease that ends later than any process asks for (8 s) was written before the clock of Postgres went back: a process that
+-- lives replaces it within 2 s, and nobody waits for that of one that died.
 -- name: take_over
 WITH lease AS (
     SELECT 1 FROM abide.runtime_instances
@@ -213,7 +215,8 @@ WITH lease AS (
     WHERE a.agent_id = $1 AND (
         NOT EXISTS (
             SELECT FROM abide.runtime_instances r
-            WHERE r.agent_id = a.agent_id AND r.instance = a.instance AND r.epoch = a.epoch AND r.expires_at > now())
+            WHERE r.agent_id = a.agent_id AND r.instance = a.instance AND r.epoch = a.epoch
+                AND r.expires_at > now() AND r.expires_at < now() + interval '1 minute')
         OR a.instance = $2 AND a.epoch = $3 AND a.turn_id <> ALL ($5::uuid[]))
     LIMIT $4
     FOR UPDATE OF s, a SKIP LOCKED

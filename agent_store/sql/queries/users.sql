@@ -35,6 +35,12 @@ WHERE agent_id = $1 AND user_id = $2 AND ($3::uuid IS NULL OR id > $3)
 ORDER BY id
 LIMIT $4
 
+-- name: user_usage
+SELECT day, tokens_used, micros_used
+FROM abide.budget_usage
+WHERE agent_id = $1 AND scope = 'user:' || $2
+ORDER BY day
+
 -- Sessions are locked in the order of their names, as accepting messages does; what is in them goes by the trigger. Whoever
 -- runs a turn of one finds that it does not own it any more.
 -- name: erase_user_sessions
@@ -49,9 +55,12 @@ DELETE FROM abide.memories
 WHERE agent_id = $1 AND id = ANY (ARRAY(SELECT id FROM abide.memories WHERE agent_id = $1 AND user_id = $2 LIMIT $3))
 RETURNING id
 
--- What a process still holds of the user's budget is settled by that process, or when it is gone.
+-- Usage before slices, as processes lock them that account for turns; what these still send of the user is not counted.
 -- name: erase_user_usage
-DELETE FROM abide.budget_usage WHERE agent_id = $1 AND scope = 'user:' || $2
+WITH erased AS (
+    DELETE FROM abide.budget_usage WHERE agent_id = $1 AND scope = 'user:' || $2 RETURNING agent_id, day, scope
+)
+DELETE FROM abide.budget_slices s USING erased e WHERE s.agent_id = e.agent_id AND s.day = e.day AND s.scope = e.scope
 
 -- The lock on the session keeps a concurrent deletion from leaving the feedback behind.
 -- name: save_feedback

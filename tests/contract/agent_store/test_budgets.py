@@ -227,3 +227,21 @@ async def test_processes_that_want_at_once_share_what_there_is(postgres_url: str
     assert await in_database(postgres_url, holders[0].scene) == (LIMIT, 0)
     for store in stores:
         await store.aclose()
+
+
+async def test_late_accounts_do_not_bring_back_what_was_erased_of_a_user(scene: Scene, postgres_url: str) -> None:
+    holder = await begin(scene, scope="user:ann")
+    other = await begin(scene, "pod-2", scope="user:bob")
+    await holder.account(0, 100)
+    await holder.account(50, 100)
+    await other.account(0, 70)
+    (usage,) = await scene.store.user_usage(scene.agent, "ann")
+    assert (usage["day"], usage["tokens_used"], usage["micros_used"]) == (holder.day, 50, 0)
+    while not (await scene.store.erase_user(scene.agent, "ann")).done:
+        pass
+    standing = await holder.account(40, 100)
+    assert (standing.held, standing.used, standing.held_elsewhere) == ((0, 0), (0, 0), (0, 0))
+    assert await scene.store.user_usage(scene.agent, "ann") == []
+    assert await in_database(postgres_url, scene) == (0, 70), "only what bob's process holds is left"
+    assert (await holder.account(0, 100)).held == (100, 0), "a new turn of the user begins anew"
+    assert len(await scene.store.user_usage(scene.agent, "ann")) == 1

@@ -1,5 +1,7 @@
 """Process leases, fencing and recovery: who may commit, and who takes over."""
 
+from dataclasses import replace
+
 import pytest
 
 from agent_api.wire import TurnStatus
@@ -76,7 +78,8 @@ async def test_claim_whose_answer_got_lost_comes_back_unchanged(scene: Scene, ow
     known = await scene.claim(owner, "known", session="a")
     lost = await scene.claim(owner, "lost", session="b")
     orphans = await scene.store.claim_orphans(scene.agent, owner, limit=10, known=[known.turn_id])
-    assert orphans == [lost]
+    # Whether work on it was begun is unknown then, so that its journal must be read.
+    assert orphans == [replace(lost, is_resumed=True)]
     both = [known.turn_id, lost.turn_id]
     assert await scene.store.claim_orphans(scene.agent, owner, limit=10, known=both) == []
     assert (await scene.finish(owner, lost)).turn.attempts == 1

@@ -62,12 +62,23 @@ def test_an_agent_shows_its_effective_values(kubectl: Kubectl) -> None:
             {"provider": "echo", "timeoutSeconds": 30, "streamIdleSeconds": 30, "parameters": {"delaySeconds": 0}}
         ],
         "messages": {
-            "fallback": "Sorry, I cannot answer right now. Your message is kept; please try again in a moment."
+            "fallback": "Sorry, I cannot answer right now. Your message is kept; please try again in a moment.",
+            "budget": "Sorry, I have used up what I may use today. Your message is kept; please try again tomorrow.",
+            "busy": "I am still working on your last message. Please send this one again when it is answered.",
+            "expired": "Sorry, your message waited too long and is not answered any more. Please send it again.",
+            "waitingApproval": "I need somebody's approval before I can go on. The answer follows once it is given.",
         },
-        "history": {"limit": 50},
-        "limits": {"maxSteps": 20, "turnSeconds": 300, "requestsPerMinute": 600},
-        "session": {"evictAfterSeconds": 900, "queueLimit": 20},
-        "state": {"autoSaveEveryMessages": 5, "deletionPolicy": "Retain"},
+        "memories": {"enabled": False},
+        "history": {"limit": 50, "maxTokens": 8000, "compaction": {"enabled": True, "afterMessages": 100}},
+        "limits": {"maxSteps": 20, "turnSeconds": 300, "turnTokens": 200_000, "requestsPerMinute": 600},
+        "session": {
+            "whenBusy": "Queue",
+            "evictAfterSeconds": 900,
+            "queueLimit": 20,
+            "maxMessageAgeSeconds": 0,
+            "retentionDays": 0,
+        },
+        "state": {"autoSaveEveryMessages": 5, "deletionPolicy": "Retain", "encryption": {"enabled": True}},
         "access": {"kubernetes": {"enabled": False, "audiences": ["abide.dev"]}},
         "replicas": 1,
         "revisionHistoryLimit": 5,

@@ -165,7 +165,8 @@ async def test_feedback_is_the_users_own_and_its_last_word_counts(postgres_url: 
         assert (await alice.request("GET", path)).json() == saved
         problem_of(await bob.request("GET", path), 404, "feedback-not-found")
         problem_of(await bob.request("PUT", path, json={"score": 1}), 404, "turn-not-found")
-        for wrong in ({"score": 2}, {"score": "1x"}, {}, {"score": 1, "text": "x" * 4001}, {"score": 1, "more": 1}):
+        long = {"score": 1, "text": "x" * 4001}
+        for wrong in ({"score": 2}, {"score": "1"}, {"score": True}, {"score": 1.0}, {}, long, {"score": 1, "more": 1}):
             problem_of(await alice.request("PUT", path, json=wrong), 422, "invalid-request")
         await alice.request("DELETE", "/sessions/s")
         problem_of(await alice.request("GET", path), 404, "feedback-not-found")

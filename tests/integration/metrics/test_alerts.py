@@ -118,7 +118,18 @@ CASES: dict[str, Case] = {
             {ready("Suspended"): "0x60"},
             {ready("ScaledToZero"): "0x60"},
             {ready("StateStoreUnreachable"): "0x60"} | DOWN,
+            {ready("BudgetExhausted"): "0x60"} | UP,
             {ready("Starting"): "0x3 stale", ready("Serving"): "_x4 1x50"},
+        ),
+    ),
+    "AbideBudgetExhausted": Case(
+        (Firing({ready("BudgetExhausted"): "0x20"}, "2m", AGENT),),
+        (
+            {ready("Serving"): "1x60", of("abide_budget_used_ratio", 'scope="agent"'): "0.99x60"},
+            # A user's own budget leaves the agent ready.
+            {ready("Serving"): "1x60", of("abide_turns_over_budget_total", 'scope="user"'): "0+6x60"},
+            {ready("ModelAuthFailed"): "0x60"},
+            {ready("Suspended"): "0x60"},
         ),
     ),
     "AbideAgentServesOnFallback": Case(
