@@ -7,6 +7,7 @@ HTTP answers and what it printed. All waits are on conditions and have deadlines
 import asyncio
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -49,9 +50,12 @@ async def until(
 
 def free_port() -> int:
     """Return a loopback port nothing listens on. Bound again at once by the process it is meant for."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    # Not one that the system hands out by itself: any connection could take it before its process listens there.
+    for port in random.SystemRandom().sample(range(12_000, 30_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port of 100 is free")
 
 
 @dataclass(frozen=True, slots=True)

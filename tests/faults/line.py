@@ -40,9 +40,10 @@ class Line:
         """Let everything pass, first what was held back."""
         self._open.set()
 
-    def holding(self, text: bytes) -> Connection | None:
-        """Return the connection that held this text back, if one did."""
-        return next((found for found in self._connections.values() if text in found.held_back), None)
+    def holding(self, *texts: bytes) -> Connection | None:
+        """Return the connection that held all these texts back, if one did."""
+        connections = self._connections.values()
+        return next((found for found in connections if all(text in found.held_back for text in texts)), None)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection until either side ends it."""

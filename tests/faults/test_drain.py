@@ -78,7 +78,7 @@ async def play_cut_turn(folder: Path, postgres_url: str) -> float:
         scene.talk_to(first)
         (message,) = await scene.clients.burst("alice", "main", 1)
         first.terminate()
-        assert await first.wait_exit(6) == 0
+        assert await first.wait_exit(1 + END_SECONDS) == 0
         left_at = time.monotonic()
         scene.talk_to(second)
         await scene.clients.settle(message)

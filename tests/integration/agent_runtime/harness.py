@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -46,9 +47,12 @@ async def until(probe: Callable[[], Awaitable[T]], what: str, timeout: float = 1
 
 def free_port() -> int:
     """Return a loopback port nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    # Not one that the system hands out by itself: any connection could take it before its process listens there.
+    for port in random.SystemRandom().sample(range(12_000, 30_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port of 100 is free")
 
 
 def manifest(name: str, *models: dict[str, Any], **spec: Any) -> dict[str, Any]:

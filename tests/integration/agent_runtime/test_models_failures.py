@@ -127,6 +127,7 @@ async def test_a_failure_is_named_and_users_read_the_fallback(
     go_wrong(provider)
     async with serving(postgres_url, agent, secrets_dir=secrets) as served:
         response = await served.talk("a").post("hello")
+        assert response.status_code == 200, response.text
         body = response.json()
         assert body["reply"]["content"] == FALLBACK
         assert body["turn"]["status"] == "fallback"

@@ -19,7 +19,7 @@ def shortened(output: bytes) -> str:
 
 
 async def test_generated_requests_get_answers_as_described(postgres_url: str, tmp_path: Path) -> None:
-    agent = manifest("assistant")
+    agent = manifest("assistant", memories={"enabled": True})
     agent["metadata"]["namespace"] = "default"
     async with serving(postgres_url, agent) as served:
         command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{served.base}/openapi.json"]

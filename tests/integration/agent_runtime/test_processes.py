@@ -5,6 +5,7 @@ import json
 import signal
 import time
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
@@ -82,7 +83,7 @@ async def test_a_message_in_flight_survives_kill_9(
 
 
 async def test_a_turn_that_ends_its_process_again_and_again_fails_with_the_reason(
-    postgres_url: str, tmp_path: Path, http: httpx.AsyncClient
+    postgres_url: str, tmp_path: Path, http: httpx.AsyncClient, database: Database
 ) -> None:
     agent = manifest("a", echo(30), messages={"fallback": "Sorry."})
     turn = ""
@@ -97,10 +98,11 @@ async def test_a_turn_that_ends_its_process_again_and_again_fails_with_the_reaso
                 assert done["reply"] == {"content": "Sorry."}
                 return
 
-            async def running(talk: Talk = talk, turn: str = turn, attempts: int = attempt + 1) -> bool:
-                return bool((await talk.turn(turn))["turn"]["attempts"] == attempts)
+            async def running(turn: str = turn, attempts: int = attempt + 1) -> bool:
+                (row,) = await database.rows("SELECT attempts, is_alone FROM abide.turns WHERE id = $1", UUID(turn))
+                return row["attempts"] == attempts and bool(row["is_alone"]) == (attempts == 3)
 
-            await until(running, "it is started again")
+            await until(running, "it is started again, the third time alone")
             runtime.signal(signal.SIGKILL)
             await runtime.wait_exit()
 
@@ -143,12 +145,13 @@ async def test_a_drain_finishes_what_runs_and_leaves_what_waits(
             "lease_released",
             "stopped",
         ]
-    started_at = time.monotonic()
+    assert await database.value("SELECT bool_and(expires_at < now()) FROM abide.runtime_instances"), "no lease is left"
     async with process(tmp_path, postgres_url, agent, "pod-2") as second:
         await second.wait_ready(http)
+        ready_at = time.monotonic()
         done = await talk_to(http, second).outcome(queued)
         assert done["reply"] == {"content": "queued [2]"}
-        assert time.monotonic() - started_at < 6.0, "a released lease is taken over without waiting"
+        assert time.monotonic() - ready_at < 6.0, "a released lease is taken over without waiting"
 
 
 async def test_a_drain_ends_in_time_and_the_turn_goes_on_elsewhere(

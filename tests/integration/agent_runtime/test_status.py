@@ -127,9 +127,12 @@ async def test_without_a_valid_key_there_is_no_answer(postgres_url: str, tmp_pat
                 await talk.post("x"),
                 await talk.request("GET", "/sessions"),
                 await served.http.get(f"{served.base}/v1/nowhere", headers=headers),
-                await served.http.get(f"{served.base}/v1/models", headers=headers),
             ):
                 problem_of(response, 401, "unauthorized")
+                assert response.headers["www-authenticate"].startswith("Bearer")
+            for path in ("/v1/models", "/v1/chat/completions"):  # errors there have OpenAI's shape
+                response = await served.http.get(served.base + path, headers=headers)
+                assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
                 assert response.headers["www-authenticate"].startswith("Bearer")
         for path in ("/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs"):
             assert (await served.http.get(served.base + path)).status_code == 200

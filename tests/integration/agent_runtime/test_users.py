@@ -17,7 +17,7 @@ from tests.integration.agent_runtime.harness import (
 )
 from tests.integration.agent_runtime.test_messages import problem_of
 
-TABLES = ("sessions", "turns", "messages", "agent_states", "turn_feedback")
+TABLES = ("sessions", "turns", "messages", "agent_states", "turn_feedback", "memories", "budget_usage")
 
 
 async def export(served: Serving, user: str) -> list[dict[str, Any]]:
@@ -44,6 +44,12 @@ async def write_much(served: Serving, database: Database, user: str, sessions: i
         agent_id("a"),
         user,
     )
+    await database.rows(
+        "INSERT INTO abide.budget_usage (agent_id, day, scope, tokens_used)"
+        " VALUES ($1, '2026-01-31', 'user:' || $2, 7)",
+        agent_id("a"),
+        user,
+    )
     return str(turn)
 
 
@@ -56,13 +62,15 @@ async def test_an_export_has_all_of_one_user_and_nothing_of_others(postgres_url:
         assert lines[-1] == {"kind": "end", "items": len(lines) - 2}
         kinds = [line["kind"] for line in lines]
         assert {kind: kinds.count(kind) for kind in set(kinds) - {"export", "end"}} == {
-            "session": 3, "turn": 7, "message": 14, "state": 1, "feedback": 1, "memory": 1,
+            "session": 3, "turn": 7, "message": 14, "state": 1, "feedback": 1, "memory": 1, "usage": 1,
         }  # fmt: skip
         text = json.dumps(lines)
         assert "one of alice" in text
         assert "bob" not in text
         (feedback,) = [line for line in lines if line["kind"] == "feedback"]
         assert (feedback["turnId"], feedback["score"], feedback["text"]) == (turn, 1, "thanks from alice")
+        (usage,) = [line for line in lines if line["kind"] == "usage"]
+        assert usage == {"kind": "usage", "day": "2026-01-31", "tokensUsed": 7, "microsUsed": 0}
         (state,) = [line for line in lines if line["kind"] == "state"]
         assert state["document"]["variables"] == {"of": "alice"}
         contents = [line["content"] for line in lines if line["kind"] == "message" and line["session"] == "s1"]
