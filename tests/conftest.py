@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a real Postgres, and fresh migrated databases on it."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ from agent_store.postgres.store import PostgresStore
 # The same examples in every run: a red build means the change did it.
 hypothesis.settings.register_profile("abide", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("abide")
+
+# A shell's background job ignores SIGINT, and so would all it starts: programs under test are to be as users run them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "abide_template"
 
