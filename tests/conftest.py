@@ -20,9 +20,11 @@ from agent_store.postgres.store import PostgresStore
 hypothesis.settings.register_profile("abide", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("abide")
 
-# A shell's background job ignores SIGINT, and so would all it starts: programs under test are to be as users run them.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background job ignores SIGINT, one of nohup SIGHUP, and so would all it starts: programs under test are to
+# be as users run them.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 TEMPLATE = "abide_template"
 
