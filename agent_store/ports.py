@@ -107,6 +107,8 @@ class Claim:
     """The process that had it last ran nothing else beside it, and ended."""
     is_cancelled: bool = False
     """Somebody wants no answer any more."""
+    is_unreadable: bool = False
+    """What was asked is stored in a form that cannot be read; `content` is empty then."""
     merged: Sequence[tuple[UUID, int]] = ()
     texts: Sequence[str] = ()
     """The messages one by one, where several were merged."""

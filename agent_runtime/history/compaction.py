@@ -172,7 +172,8 @@ def plan_cut(lines: Sequence[StoredMessage], *, most_lines: int, most_chars: int
     sizes = [len(line.content) for line in lines]
     fitting = (index for index in starts[1:] if len(lines) - index <= most_lines and sum(sizes[index:]) <= most_chars)
     first = next(fitting, starts[-1])
-    return Cut(lines[:first], lines[first - 1].seq)
+    # Lines of turns that were merged or cancelled in a queue are not told in the order of their numbers.
+    return Cut(lines[:first], min(line.seq for line in lines[first:]) - 1)
 
 
 def write_material(summary: str | None, lines: Sequence[StoredMessage], most_chars: int) -> str:

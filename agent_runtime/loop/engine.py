@@ -383,7 +383,7 @@ class AgentEngine:
             try:
                 return await self._store.accept(turn, owner)
             except LeaseLost as error:
-                self._lease.fenced()
+                self._lease.fenced(owner)
                 raise NotReady(Reason.STARTING, "The lease on this agent is being renewed.", retry_after=1.0) from error
             except StoreUnavailable as error:
                 self._lease.probe(error)

@@ -92,9 +92,13 @@ class LeaseKeeper:
             self._note(error.reason, error.message)
         self._wake.set()
 
-    def fenced(self) -> None:
-        """The store refused a write because a newer process took over: stop, and take a new lease."""
-        self._lease.lose("a newer process took it")
+    def fenced(self, owner: Owner | None = None) -> None:
+        """The store refused a write of `owner` because a newer process took over: stop, and take a new lease.
+
+        Nothing happens if another lease was taken since.
+        """
+        if owner is None or self._lease.owner in (owner, None):
+            self._lease.lose("a newer process took it")
 
     async def keep(self, pulse: Pulse) -> None:
         """Renew for ever; tries are at most RECONNECT_SECONDS[1] apart while there is no lease."""

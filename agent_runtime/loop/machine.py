@@ -306,8 +306,8 @@ def _on_misfit(state: TurnState, problem: str) -> Advance:
 
 
 def _with_unique_ids(calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
-    """Results are told apart by id, and models were seen to repeat or omit them."""
-    if len({call.id for call in calls} - {""}) == len(calls):
+    """Results are told apart by id, and models were seen to repeat or omit them, or to put in what is no text."""
+    if len({call.id for call in calls if call.id.isprintable()} - {""}) == len(calls):
         return tuple(calls)
     return tuple(replace(call, id=f"call-{index}") for index, call in enumerate(calls))
 

@@ -108,7 +108,8 @@ class RunningTurn:
 
     def end(self, why: Stop) -> None:
         """Ask the work to end; a user's wish comes too late once the outcome is being committed."""
-        if self.stop is not None or (why.is_wish and self.committing):
+        # The end of the process is more than a wish: it must not wait for a commit that cannot be made.
+        if (self.stop is not None and (why.is_wish or not self.stop.is_wish)) or (why.is_wish and self.committing):
             return
         self.stop = why
         # A task cancelled before its first step would never see why; it looks at `stop` when it starts.
@@ -172,6 +173,8 @@ class TurnRunner:
         self._accepting = accepting
         self._running: dict[UUID, RunningTurn] = {}
         self._defects: dict[UUID, int] = {}
+        self._ended: set[UUID] = set()
+        """Turns whose work ended since the last sweep began."""
         self._solitude = Solitude()
         self._spared: set[UUID] = set()
         self._expire_at = 0.0
@@ -234,6 +237,7 @@ class TurnRunner:
 
     async def _sweep(self) -> bool:
         """Take over orphans and start what waits; True if there may be more."""
+        self._ended.clear()
         owner, accepting = self._lease.owner, self._accepting()
         room = min(SWEEP_LIMIT, self._most_running - len(self._running) - len(accepting))
         if owner is None or self._paused or room <= 0:
@@ -246,12 +250,14 @@ class TurnRunner:
                 self._agent_id, owner, limit=room, known=known, most=self._most_merged
             )
         except LeaseLost:
-            self._lease.fenced()
+            self._lease.fenced(owner)
             return False
         except StoreUnavailable as error:
             self._lease.probe(error)
             return False
         for claim in claims:
+            if claim.turn_id in self._ended:
+                continue  # found while it still ran, and it has its outcome by now
             if claim.attempts > 1 and claim.turn_id not in self._running:
                 self._telemetry.turn_taken_over(claim)
             self.begin(claim, owner)
@@ -281,6 +287,7 @@ class TurnRunner:
             self._note_defect(claim, error)
         finally:
             self._running.pop(claim.turn_id, None)
+            self._ended.add(claim.turn_id)
             self._telemetry.running(len(self._running))
             if entry.hold is not None and self._budgets is not None:
                 self._budgets.settle(entry.hold, entry.outcome, entry.chars)
@@ -343,6 +350,8 @@ class TurnRunner:
                 return None, expired
             if claim.attempts > MOST_ATTEMPTS or (claim.is_alone and claim.turn_id not in self._spared):
                 return None, run.end_with(TriedTooOften(claim.attempts - 1))
+            if claim.is_unreadable:
+                raise ValueError("its message is stored in a form that cannot be read")
             known = await self._journal(entry, stream)
             history = await self._history(entry)
             run = self._prepare(claim, history, stream, known=known, write=self._writer(entry), summary=entry.summary)
@@ -358,6 +367,10 @@ class TurnRunner:
                 raise
             entry.task.uncancel()
             return history, _cancelled(entry, run)
+        except ValueError as error:
+            # A message, its history or its journal cannot be read, and reading again would not help.
+            self._telemetry.broke(error, traceback.format_exc())
+            return None, self._prepare(claim, (), stream).end_with(Broke())
 
     async def _admit(self, entry: RunningTurn, chars: int) -> Refused | None:
         """Keep room in the budgets for the turn, or say what users read instead; a turn that was begun goes on."""
@@ -535,7 +548,7 @@ class TurnRunner:
                     self._agent_id, entry.claim.session_id, entry.owner, most=self._most_merged
                 )
             except LeaseLost:
-                self._lease.fenced()
+                self._lease.fenced(entry.owner)
                 return
             except StoreUnavailable as error:
                 self._lease.probe(error)

@@ -18,14 +18,13 @@ from agent_runtime.tools.arguments import BadSchema, Checker, without_property
 from agent_runtime.tools.builtin import BuiltinToolset
 from agent_runtime.tools.headers import SecretHeaders
 from agent_runtime.tools.port import Approval, ToolContext, ToolPolicy, ToolResult
-from agent_runtime.tools.toolset import Offered, ToolFailed, Toolset, cut
+from agent_runtime.tools.toolset import MOST_NAME, Offered, ToolFailed, Toolset, cut, is_named, long_name
 
 if TYPE_CHECKING:
     from agent_runtime.memory.port import MemoryTools
 
 MOST_OFFERED: Final = 128
 """More than that no provider takes in one request."""
-MOST_NAME: Final = 64
 OWN_CODE_SECONDS: Final = 3600.0
 """Functions of own code keep deadlines of their own; this one is behind them."""
 PREPARE_SECONDS: Final = 3.0
@@ -66,7 +65,7 @@ class Source:
     def offered(self) -> Sequence[Offered]:
         """Return the tools that models may call."""
         allow = self.entry.allow if self.entry is not None else ()
-        return [tool for tool in self.toolset.tools() if not allow or tool.name in allow]
+        return [tool for tool in self.toolset.tools() if not allow or self._is_named(tool.name, allow)]
 
     def policy_of(self, name: str, *, side_effects: bool) -> ToolPolicy:
         """Return how the tool of this name is called; `side_effects` is what the source itself says."""
@@ -77,12 +76,16 @@ class Source:
             approval=self._approval(name),
         )
 
+    def _is_named(self, name: str, said: Iterable[str]) -> bool:
+        return is_named(self.toolset.name, name, said)
+
     def _said(self, name: str) -> SideEffect | None:
-        return self.entry.side_effects.get(name) if self.entry is not None else None
+        effects = self.entry.side_effects if self.entry is not None else {}
+        return next((effect for said, effect in effects.items() if self._is_named(name, (said,))), None)
 
     def _approval(self, name: str) -> Approval | None:
         spec = self.entry.approval if self.entry is not None else None
-        if spec is None or name not in spec.for_:
+        if spec is None or not self._is_named(name, spec.for_):
             return None
         return Approval(float(spec.timeout_seconds), spec.on_timeout)
 
@@ -121,11 +124,6 @@ def bind(sources: Iterable[Source]) -> dict[str, Binding]:
             policy = replace(policy, idempotency_argument=tool.idempotency_argument)
         bindings[name] = Binding(name, source, tool, policy)
     return bindings
-
-
-def long_name(entry: str, tool: str) -> str:
-    """Return the name that says whose tool it is."""
-    return f"{entry}_{tool}"[:MOST_NAME]
 
 
 class AgentTools:

@@ -7,7 +7,6 @@ Protocol, revision 2025-06-18, sections "Transports" and "Tools".
 import asyncio
 import json
 import logging
-import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -30,7 +29,7 @@ from agent_runtime.tools.standing import (
     after_success,
     pause_before_look,
 )
-from agent_runtime.tools.toolset import Offered, ToolFailed
+from agent_runtime.tools.toolset import Offered, ToolFailed, is_named, usable_name
 
 if TYPE_CHECKING:
     from mcp import ClientSession, McpError, types
@@ -52,7 +51,6 @@ SESSION_ENDED: Final = 32600
 METHOD_NOT_FOUND: Final = -32601
 UNSURE: Final = "whether the call took effect is not known"
 KEY_NAME: Final = "abide.dev/idempotency-key"
-_NO_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class _Held:
@@ -86,7 +84,7 @@ class McpToolset:
         self.name = entry.name
         self.discovered = False
         self._mcp: McpTool = entry.mcp
-        self._allow = frozenset(entry.allow)
+        self._allow = tuple(entry.allow)
         self._headers = headers
         self._clock = clock
         self._on_change = on_change
@@ -298,7 +296,7 @@ class McpToolset:
                 cursor = page.nextCursor
                 if not cursor or len(found) >= MOST_TOOLS:
                     break
-        wanted = [tool for tool in found if not self._allow or tool.name in self._allow]
+        wanted = [tool for tool in found if not self._allow or is_named(self.name, usable_name(tool.name), self._allow)]
         before = self._tools
         self._take(wanted[:MOST_TOOLS])
         self.discovered = True
@@ -312,7 +310,7 @@ class McpToolset:
         names: dict[str, str] = {}
         outputs: dict[str, Checker] = {}
         for tool in found:
-            name = _NO_NAME.sub("_", tool.name)[:64]
+            name = usable_name(tool.name)
             if not name or name in names or len(json.dumps(tool.inputSchema)) > MOST_SCHEMA:
                 _LOG.warning("tool_left_out", tool=self.name, why="no usable name, or a schema that is too long")
                 continue

@@ -1,12 +1,33 @@
 """One source of tools, whatever it is: what the catalog needs from MCP servers, HTTP requests, built-ins, own code."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from agent_api.wire import ToolCheck
 from agent_runtime.supervisor import Pulse
 from agent_runtime.tools.port import ToolContext
+
+MOST_NAME: Final = 64
+"""Longest name that all providers take; they also take nothing but letters, digits, '_' and '-'."""
+_NO_NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+def usable_name(name: str) -> str:
+    """Return a tool's name as models get it."""
+    return _NO_NAME.sub("_", name)[:MOST_NAME]
+
+
+def long_name(entry: str, tool: str) -> str:
+    """Return the name that says whose tool it is."""
+    return f"{entry}_{tool}"[:MOST_NAME]
+
+
+def is_named(entry: str, tool: str, said: Iterable[str]) -> bool:
+    """Whether the spec names this tool: as its server does, as models do, or with the entry's name before it."""
+    names = (tool, long_name(entry, tool))
+    return any(usable_name(one) in names for one in said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,8 +98,9 @@ class Executor:
                     self._queries[name], *arguments, timeout=self._settings.command_timeout
                 )
                 usable = True
-            except (asyncpg.UniqueViolationError, ValueError):
-                # ValueError: an argument that asyncpg cannot encode, so a mistake here and nothing about Postgres.
+            except (asyncpg.UniqueViolationError, asyncpg.DataError, ValueError):
+                # An argument that cannot be encoded, or a value its column does not take: a mistake here and nothing
+                # about Postgres, so that trying again would not help.
                 usable = True
                 raise
             except TRANSLATED as error:

@@ -52,7 +52,11 @@ def read_turn(codec: Codec, row: Row) -> TurnRecord:
 
 
 def read_claim(codec: Codec, row: Row, agent_id: Any) -> Claim:
-    """Return the claim of start_next or take_over."""
+    """Return the claim of start_next or take_over; one row that cannot be read must not keep others from going on."""
+    try:
+        content = read_message_content(codec, row, "content", row["key_id"], row["turn_id"], 0)
+    except ValueError:
+        content = None
     return Claim(
         turn_id=row["turn_id"],
         session_id=row["session_id"],
@@ -60,9 +64,10 @@ def read_claim(codec: Codec, row: Row, agent_id: Any) -> Claim:
         turn_seq=row["turn_seq"],
         token=row["token"],
         attempts=row["attempts"],
-        content=read_message_content(codec, row, "content", row["key_id"], row["turn_id"], 0),
+        content=content or "",
         steps_before=row["steps"],
         accepted_messages=row["turn_seq"],  # every turn stands for one accepted message
+        is_unreadable=content is None,
     )
 
 

@@ -180,6 +180,8 @@ class PostgresTurns(Part):
             steps_before=row["session_steps"],
             accepted_messages=stored.turn_seq,
         )
+        # It may have waited and been started since, together with others.
+        (claim,) = await self._with_merged(key.agent_id, [claim])
         return Accepted(Disposition.RUN, stored, claim)
 
     async def complete(self, claim: Claim, owner: Owner, outcome: Outcome) -> Completed:
@@ -234,7 +236,7 @@ class PostgresTurns(Part):
             [message.role for _, _, _, message in lines],
             [self._encode_content(claim, index, message) for _, index, claim, message in lines],
             [self._encode_calls(claim, index, message) for _, index, claim, message in lines],
-            [message.tool_call_id for _, _, _, message in lines],
+            [None if line.tool_call_id is None else text(line.tool_call_id) for _, _, _, line in lines],
             _LOCK_PATIENCE,
             [n for n, _, _, _ in ended],
             [turn_id for _, turn_id, _, _ in ended],
@@ -315,8 +317,13 @@ class PostgresTurns(Part):
 
     async def cancel_turn(self, agent_id: UUID, turn_id: UUID, user: str) -> TurnRecord | None:
         """See agent_store.ports.TurnStore.cancel_turn."""
-        await self._db.run("cancel_turn", agent_id, turn_id, user, point="cancel_turn.1")
-        return await self.get_turn(agent_id, turn_id, user)
+        for _ in range(2):
+            await self._db.run("cancel_turn", agent_id, turn_id, user, point="cancel_turn.1")
+            record = await self.get_turn(agent_id, turn_id, user)
+            if record is None or record.status is not TurnStatus.RUNNING:
+                break
+            # It may have been started in the very moment, where the statement's view did not reach.
+        return record
 
     async def interrupt(self, accepted: TurnRecord, error: tuple[str, str]) -> TurnRecord | None:
         """See agent_store.ports.TurnStore.interrupt."""
@@ -415,7 +422,10 @@ def _merge(claim: Claim, codec: Codec, rows: Sequence[Row]) -> Claim:
     """Return the claim with the turns of `rows` merged into it: each message follows after a blank line."""
     if not rows:
         return claim
-    texts = [read_message_content(codec, row, "content", row["key_id"], row["turn_id"], 0) for row in rows]
+    try:
+        texts = [read_message_content(codec, row, "content", row["key_id"], row["turn_id"], 0) for row in rows]
+    except ValueError:
+        texts, claim = ["" for _ in rows], replace(claim, is_unreadable=True)
     return replace(
         claim,
         content="\n\n".join([claim.content, *texts]),

@@ -128,7 +128,9 @@ WITH lease AS (
 ), messages AS (
     INSERT INTO abide.messages
         (agent_id, session_id, turn_id, seq, turn_seq, turn_index, role, content, tool_calls, tool_call_id, key_id)
-    SELECT $1, turn.session_id, turn.id, turn.seq + m.turn_index - 1, turn.turn_seq, m.turn_index, m.role, m.content,
+    -- After the last of the messages it answers: history is told by turn_seq.
+    SELECT $1, turn.session_id, turn.id, turn.seq + m.turn_index - 1,
+        (SELECT max(e.ended_seq) FROM ended e WHERE e.n = turn.n), m.turn_index, m.role, m.content,
         m.tool_calls, m.tool_call_id, $4
     FROM turn JOIN unnest($22::int[], $23::int[], $24::text[], $25::bytea[], $26::bytea[], $27::text[])
         AS m (n, turn_index, role, content, tool_calls, tool_call_id) ON m.n = turn.n

@@ -1,9 +1,12 @@
 """complete(), start_next() and cancel_turn(): exactly one outcome, in order."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
 from agent_api.wire import TurnStatus
-from agent_store.errors import LeaseLost
+from agent_store.errors import LeaseLost, StoreError
 from agent_store.ports import NewMessage, Outcome, Owner
 from tests.contract.agent_store.scene import Scene, completed
 
@@ -37,6 +40,20 @@ async def test_tool_lines_keep_their_order_and_the_last_assistant_line_is_the_re
         (4, "assistant", "done", [], None),
         (5, "tool", "late", [], "c2"),
     ]
+
+
+async def test_what_no_column_takes_is_no_outage_and_harms_no_other_turn(scene: Scene, owner: Owner) -> None:
+    claims = [await scene.claim(owner, "x", session=name) for name in ("a", "b", "c")]
+    outcomes = [Outcome(TurnStatus.COMPLETED, [NewMessage("assistant", "y")], "echo/echo", 1) for _ in claims]
+    outcomes[1] = replace(outcomes[1], input_tokens=2**40)
+    done = await asyncio.gather(
+        *(scene.store.complete(claim, owner, outcome) for claim, outcome in zip(claims, outcomes, strict=True)),
+        return_exceptions=True,
+    )
+    assert [isinstance(one, BaseException) for one in done] == [False, True, False]
+    assert not isinstance(done[1], StoreError)
+    lines = [NewMessage("tool", "odd", tool_call_id="a\0\ud800b")]
+    await scene.store.complete(claims[1], owner, Outcome(TurnStatus.COMPLETED, lines, "echo/echo", 1))
 
 
 @pytest.mark.parametrize("status", [TurnStatus.FALLBACK, TurnStatus.FAILED, TurnStatus.CANCELLED])

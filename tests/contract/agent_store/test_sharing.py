@@ -150,7 +150,10 @@ async def test_waiting_turns_start_as_one_and_share_the_outcome(scene: Scene, ow
     assert last is not None
     assert (last.content, last.merged) == ("four", ())
     await scene.finish(owner, last, "4")
-    assert [text for _, _, text in await scene.history()] == ["one", "1", "two", "three", "2 and 3", "four", "4"]
+    in_order = ["one", "1", "two", "three", "2 and 3", "four", "4"]
+    assert [text for _, _, text in await scene.history()] == in_order
+    known = await scene.store.load_history(first.session_id, scene.agent, before_turn_seq=5, limit=50)
+    assert [line.content for line in known] == in_order
 
 
 async def test_merged_turns_are_taken_over_together(scene: Scene, owner: Owner) -> None:
@@ -170,6 +173,37 @@ async def test_merged_turns_are_taken_over_together(scene: Scene, owner: Owner) 
     turn = await scene.store.get_turn(scene.agent, claim.merged[0][0], "ann")
     assert turn is not None
     assert (turn.status, turn.reply) == (TurnStatus.COMPLETED, "both")
+
+
+async def test_one_message_that_cannot_be_read_keeps_no_other_turn_from_going_on(
+    scene: Scene, owner: Owner, postgres_url: str
+) -> None:
+    spoilt, sound = await scene.claim(owner, "one", session="a"), await scene.claim(owner, "two", session="b")
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(
+            "UPDATE abide.messages SET key_id = 'lost', content = '\\x00' WHERE turn_id = $1", spoilt.turn_id
+        )
+    finally:
+        await connection.close()
+    newer = await scene.start()
+    claims = {claim.turn_id: claim for claim in await scene.store.claim_orphans(scene.agent, newer, limit=5)}
+    assert (claims[sound.turn_id].content, claims[sound.turn_id].is_unreadable) == ("two", False)
+    assert (claims[spoilt.turn_id].content, claims[spoilt.turn_id].is_unreadable) == ("", True)
+    await scene.finish(newer, claims[spoilt.turn_id], "it could not be read")
+
+
+async def test_an_accept_repeated_after_its_turn_was_started_brings_the_merged_along(scene: Scene, owner: Owner) -> None:
+    first = await scene.claim(owner, "one")
+    turn = scene.turn("two")
+    assert (await scene.store.accept(turn, owner)).claim is None
+    await scene.say(owner, "three")
+    await scene.finish(owner, first)
+    claim = await scene.store.start_next(scene.agent, first.session_id, owner, most=5)
+    again = await scene.store.accept(turn, owner)
+    assert claim is not None
+    assert again.claim is not None
+    assert (again.claim.content, again.claim.merged) == (claim.content, claim.merged)
 
 
 # ---- cancelled and interrupted

@@ -128,6 +128,24 @@ async def test_an_outcome_that_cannot_be_stored_becomes_a_failure_that_leaks_not
         await until(recorded, "the defect is recorded with its traceback")
 
 
+class UnreadableHistory(PostgresStore):
+    """A store with rows that no key opens."""
+
+    async def load_history(self, *_: object, **__: object) -> list[object]:  # type: ignore[override]
+        raise ValueError("no key opens this")
+
+
+async def test_a_history_that_cannot_be_read_fails_the_turn_and_wedges_nothing(postgres_url: str) -> None:
+    agent = manifest("a", messages={"fallback": "Sorry."})
+    async with serving(postgres_url, agent) as served:
+        assert (await served.talk("a").post("one")).json()["turn"]["status"] == "completed"
+    async with serving(postgres_url, agent, store=UnreadableHistory(postgres_url)) as served:
+        body = (await served.talk("a").post("two")).json()
+        assert (body["turn"]["status"], body["turn"]["error"]["type"]) == ("failed", "InternalError")
+    async with serving(postgres_url, agent) as served:
+        assert (await served.talk("a").post("three")).json()["turn"]["status"] == "completed"
+
+
 class BreaksOnReads(PostgresStore):
     """A store with a defect."""
 

@@ -133,6 +133,14 @@ def test_policies_come_from_the_spec_first_and_from_the_source_then() -> None:
     assert tools.policy("nothing") == ToolPolicy(side_effects=False)
 
 
+def test_policies_are_found_by_every_name_a_tool_has() -> None:
+    for said in ("orders_refund", "orders.refund", "a_orders_refund"):
+        spec = entry("a", approval={"for": [said]}, sideEffects={said: {"repeatable": True}}, allow=[said])
+        tools = catalog(Source(Own("a", offered("orders_refund"), offered("other")), spec))
+        assert [one.name for one in tools.specs()] == ["orders_refund"]
+        assert tools.policy("orders_refund") == ToolPolicy(False, None, Approval(86400.0, "Reject"))
+
+
 def test_what_is_not_discovered_yet_counts_as_dangerous() -> None:
     own = Own("a")
     own.discovered = False
