@@ -65,6 +65,10 @@ class Codecs(Protocol):
         """Get the agent's keys as they are now. Raises StoreUnavailable if they cannot be used."""
         ...
 
+    async def look(self, agent_id: UUID) -> None:
+        """Read the agent's keys again, for a report: keys that cannot be unwrapped are left alone."""
+        ...
+
     async def rotate(self, agent_id: UUID) -> None:
         """Make a new key that encrypts from now on. Raises StoreUnavailable if there is nothing to wrap it with."""
         ...
@@ -84,6 +88,9 @@ class PlainCodecs:
         """Do nothing."""
 
     async def reload(self, agent_id: UUID) -> None:
+        """Do nothing."""
+
+    async def look(self, agent_id: UUID) -> None:
         """Do nothing."""
 
     async def rotate(self, agent_id: UUID) -> None:

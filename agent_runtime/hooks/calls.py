@@ -11,11 +11,20 @@ MOST_THREADS: Final = 32
 
 
 class HookCrashed(Exception):  # noqa: N818 - someone else's mistake
-    """Own code raised, or took too long. `error` is what it raised, None if it took too long."""
+    """Own code raised, or took too long. `error` is what it raised, None if it took too long.
 
-    def __init__(self, what: str, error: BaseException | None) -> None:
+    `shown` is what everybody may read: it holds nothing of an exception's text.
+    """
+
+    def __init__(self, what: str, error: BaseException | None, *, shown: str = "") -> None:
         super().__init__(what)
         self.error = error
+        self.shown = shown or what
+
+
+def raised(name: str, error: BaseException) -> HookCrashed:
+    """Return that own code named `name` raised `error`."""
+    return HookCrashed(f"{name} raised {describe(error)}", error, shown=f"{name} failed with {type(error).__name__}")
 
 
 class Caller:
@@ -38,9 +47,9 @@ class Caller:
         except TimeoutError as error:
             if deadline.expired():
                 raise HookCrashed(f"{name} took longer than {timeout:g} s", None) from None
-            raise HookCrashed(f"{name} raised {describe(error)}", error) from error
+            raise raised(name, error) from error
         except Exception as error:
-            raise HookCrashed(f"{name} raised {describe(error)}", error) from error
+            raise raised(name, error) from error
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         # Daemon threads, unlike those of an executor, do not keep a process from ending.

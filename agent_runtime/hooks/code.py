@@ -18,7 +18,7 @@ from agent_api.v1alpha1 import Agent as AgentResource
 from agent_api.wire import CheckResult
 from agent_runtime.clock import Clock
 from agent_runtime.errors import SettingsError
-from agent_runtime.hooks.calls import Caller, HookCrashed
+from agent_runtime.hooks.calls import Caller, HookCrashed, raised
 from agent_runtime.hooks.port import OWN_CODE_FAILED, HookFailed, Prepared
 from agent_runtime.memory.memories import AgentMemories
 from agent_runtime.telemetry.logs import get_logger
@@ -131,7 +131,10 @@ class OwnCode:
                 self._instance = await self._make()
                 on_ready(self._instance)
             except HookCrashed as error:
-                self._problem = str(error)
+                # Whoever reaches the pod may read this, and what libraries raise may hold passwords.
+                self._problem = error.shown
+                if error.shown != str(error):
+                    self._problem += f"; the text is among the agent's errors: abide errors {self._services.name}"
                 self._tell(error)
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, LONGEST_RETRY)
@@ -146,7 +149,7 @@ class OwnCode:
             made = self._kind()
             made.runtime = self._services
         except Exception as error:  # the class is code of the user's
-            raise HookCrashed(f"making an instance raised {type(error).__name__}: {error}", error) from error
+            raise raised("making an instance", error) from error
         await self.caller.call(made.init, timeout=INIT_SECONDS)
         return made
 
@@ -254,4 +257,4 @@ def read_tools(instance: abide.Agent) -> Sequence[Callable[..., Any]]:
     try:
         return list(instance.tools())
     except Exception as error:  # code of the user's
-        raise HookCrashed(f"tools raised {type(error).__name__}: {error}", error) from error
+        raise raised("tools", error) from error

@@ -28,6 +28,7 @@ from agent_runtime.llm.port import (
     NotAsked,
     TextDelta,
     ToolCall,
+    add_costs,
 )
 from agent_runtime.loop.machine import (
     Broke,
@@ -57,7 +58,7 @@ from agent_runtime.records import replace
 from agent_runtime.tools.port import ToolContext, Tools
 from agent_store.errors import LeaseLost
 from agent_store.ports import NewMessage, Outcome
-from agent_store.steps import Journal
+from agent_store.steps import Journal, StepKind
 
 NOTHING_KNOWN: Final = Journal()
 MOST_REPLY_CHARS: Final = 1_000_000
@@ -406,6 +407,24 @@ def read_answer(call: int, plan: Plan, model: str, answer: dict[str, Any]) -> Mo
         answer["outputTokens"],
         model=list(plan.models).index(model) if model in plan.models else None,
         cost=Cost(Decimal(answer["cost"][0]), answer["cost"][1]) if answer["cost"] is not None else None,
+    )
+
+
+def with_spent(outcome: Outcome, journal: Journal) -> Outcome:
+    """Return the outcome of a turn that was not run again, with what the model calls in its journal used."""
+    answers = [
+        step.result for step in journal.steps.values() if step.kind is StepKind.MODEL and step.result is not None
+    ]
+    cost: Cost | None = FREE
+    for answer in answers:
+        cost = add_costs(cost, Cost(Decimal(answer["cost"][0]), answer["cost"][1]) if answer["cost"] else None)
+    known = cost if cost is not None and cost.currency else None
+    return replace(
+        outcome,
+        input_tokens=outcome.input_tokens + sum(answer["inputTokens"] for answer in answers),
+        output_tokens=outcome.output_tokens + sum(answer["outputTokens"] for answer in answers),
+        cost_micros=None if known is None else known.micros,
+        currency=None if known is None else known.currency,
     )
 
 

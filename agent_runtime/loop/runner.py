@@ -30,7 +30,7 @@ from agent_runtime.history.tokens import TokenGauge
 from agent_runtime.hooks.port import TurnHooks
 from agent_runtime.ids import accepted_at
 from agent_runtime.llm.port import ChatMessage
-from agent_runtime.loop.driver import NOTHING_KNOWN, TurnDriver, TurnRun, TurnWork, chat_message
+from agent_runtime.loop.driver import NOTHING_KNOWN, TurnDriver, TurnRun, TurnWork, chat_message, with_spent
 from agent_runtime.loop.keeper import LeaseKeeper, wait_event
 from agent_runtime.loop.machine import Broke, CancelRequested, Plan, Refused, TriedTooOften
 from agent_runtime.loop.solitude import Solitude
@@ -310,7 +310,8 @@ class TurnRunner:
                     self._let_go(entry)
                     stream.wait_for_person()
                     return None
-                history, outcome = None, self._prepare(claim, (), stream).end_with(CancelRequested())
+                outcome = self._prepare(claim, (), stream).end_with(CancelRequested())
+                history, outcome = None, await self._with_spent(entry, outcome)
             entry.committing, entry.outcome = True, outcome
             stream.usage = (outcome.input_tokens, outcome.output_tokens)
             outcome, completed = await self._commit(entry, outcome, stream)
@@ -345,11 +346,11 @@ class TurnRunner:
         run = self._prepare(claim, (), stream)
         try:
             if claim.is_cancelled or (entry.stop is not None and entry.stop.is_wish):
-                return None, _cancelled(entry, run)
+                return None, await self._with_spent(entry, _cancelled(entry, run))
             if (expired := self._expired(claim, run)) is not None:
                 return None, expired
             if claim.attempts > MOST_ATTEMPTS or (claim.is_alone and claim.turn_id not in self._spared):
-                return None, run.end_with(TriedTooOften(claim.attempts - 1))
+                return None, await self._with_spent(entry, run.end_with(TriedTooOften(claim.attempts - 1)))
             if claim.is_unreadable:
                 raise ValueError("its message is stored in a form that cannot be read")
             known = await self._journal(entry, stream)
@@ -371,6 +372,19 @@ class TurnRunner:
             # A message, its history or its journal cannot be read, and reading again would not help.
             self._telemetry.broke(error, traceback.format_exc())
             return None, self._prepare(claim, (), stream).end_with(Broke())
+
+    async def _with_spent(self, entry: RunningTurn, outcome: Outcome) -> Outcome:
+        """Return the outcome of a turn that is not run again with what earlier work on it used: that is paid for."""
+        claim = entry.claim
+        if not (claim.is_resumed or claim.attempts > 1 or entry.journaled):
+            return outcome
+        journal = await self._insist(entry, lambda _owner: self._store.load_journal(claim))
+        if not journal.steps:
+            return outcome
+        entry.journaled = True
+        if entry.hold is None:
+            await self._admit(entry, 0)
+        return with_spent(outcome, journal)
 
     async def _admit(self, entry: RunningTurn, chars: int) -> Refused | None:
         """Keep room in the budgets for the turn, or say what users read instead; a turn that was begun goes on."""

@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -31,7 +33,11 @@ _KEY: Final = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
 
 
 class HttpToolset:
-    """One entry of type HTTP."""
+    """One entry of type HTTP.
+
+    Two things are known of it: whether the service takes connections, which looks find out, and what it answers to
+    calls, which only calls find out. One that refuses calls is down, and offered all the same.
+    """
 
     def __init__(self, entry: ToolEntry, headers: SecretHeaders, clock: Clock, on_change: Callable[[], None]) -> None:
         assert entry.http is not None  # noqa: S101 - the entry's type says so
@@ -42,7 +48,9 @@ class HttpToolset:
         self._headers = headers
         self._clock = clock
         self._on_change = on_change
-        self._standing = Standing()
+        self._connection = Standing()
+        self._answers = Standing()
+        self._refused_with: dict[str, str] = {}
         self._client: httpx.AsyncClient | None = None
         self._due = clock.monotonic()
         parts = urlsplit(entry.http.url)
@@ -50,8 +58,8 @@ class HttpToolset:
 
     @property
     def is_up(self) -> bool:
-        """Whether it may be called."""
-        return self._standing.ok is not False
+        """Whether models are offered it: not while it takes no connections."""
+        return self._connection.ok is not False
 
     def tools(self) -> Sequence[Offered]:
         """Return the one tool it is."""
@@ -59,7 +67,7 @@ class HttpToolset:
 
     def check(self) -> ToolCheck:
         """Return what is known of it."""
-        return self._standing.to_check(self.name, "HTTP", [self.name])
+        return self._standing().to_check(self.name, "HTTP", [self.name])
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -76,6 +84,7 @@ class HttpToolset:
         if self._http.method != "GET":
             headers[IDEMPOTENCY_HEADER] = header_key(context.key)
         try:
+            sent = self._headers.values()
             status, text = await self._send(url, query, body, headers, timeout)
         except (ToolFailed, asyncio.CancelledError):
             raise
@@ -84,9 +93,11 @@ class HttpToolset:
             unsure = "" if self._http.method == "GET" else "; whether it took effect is not known"
             raise ToolFailed(f"the service {failure.phrase}{unsure}") from None
         if status in (401, 403) or status >= 500:
-            self._fail(Unusable(f"answers {status}", passing=status >= 500))
+            self._refused_with = sent
+            refusal = Unusable(f"answers {status}", passing=status >= 500)
+            self._reached(after_failure(self._answers, refusal, self._clock.now()))
         else:
-            self._succeed()
+            self._reached(after_success(self._answers, self._clock.now()))
         if status >= 400:
             words = f": {text}" if text.strip() else ""
             raise ToolFailed(f"the service answered {status}{words}")
@@ -129,45 +140,73 @@ class HttpToolset:
             pulse()
             if self._headers.changed():
                 self._due = self._clock.monotonic()
+            self._forgive()
             if self._clock.monotonic() >= self._due:
                 await self._look()
             await self._clock.sleep(TICK)
 
     async def _look(self) -> None:
-        from agent_runtime.tools.net import CONNECT_TIMEOUT, find_addresses
+        from agent_runtime.tools.net import CONNECT_TIMEOUT, MOST_ADDRESSES, find_addresses
 
-        writer: asyncio.StreamWriter | None = None
         try:
             self._headers.values()
             addresses = await find_addresses(self._host, self._port, allow_private=self._http.allow_private_addresses)
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, writer = await asyncio.open_connection(addresses[0], self._port)
-            self._succeed()
+            await _connect(addresses[:MOST_ADDRESSES], self._port, CONNECT_TIMEOUT)
+            self._reached(self._answers)
         except Exception as error:
             self._note(error)
-        finally:
-            if writer is not None:
-                writer.transport.abort()
+
+    def _forgive(self) -> None:
+        """Forget refusals of other headers than those that are sent now."""
+        with suppress(Unusable):
+            if self._answers.failures and self._headers.values() != self._refused_with:
+                self._update(self._connection, Standing(since=self._clock.now()))
 
     def _note(self, error: Exception) -> Unusable:
         from agent_runtime.tools.net import explain
 
         failure = explain(error)
-        self._fail(failure)
+        self._update(after_failure(self._connection, failure, self._clock.now()), self._answers)
+        self._due = self._clock.monotonic() + pause_before_look(self._connection)
         return failure
 
-    def _succeed(self) -> None:
-        self._update(after_success(self._standing, self._clock.now()))
+    def _reached(self, answers: Standing) -> None:
+        self._update(after_success(self._connection, self._clock.now()), answers)
         self._due = self._clock.monotonic() + WELL_SECONDS
 
-    def _fail(self, failure: Unusable) -> None:
-        self._update(after_failure(self._standing, failure, self._clock.now()))
-        self._due = self._clock.monotonic() + pause_before_look(self._standing)
-
-    def _update(self, standing: Standing) -> None:
-        before, self._standing = self._standing, standing
-        if (before.ok, before.phrase) != (standing.ok, standing.phrase):
+    def _update(self, connection: Standing, answers: Standing) -> None:
+        before, self._connection, self._answers = self._standing(), connection, answers
+        now = self._standing()
+        if (before.ok, before.phrase) != (now.ok, now.phrase):
             self._on_change()
+
+    def _standing(self) -> Standing:
+        return combine(self._connection, self._answers)
+
+
+def combine(connection: Standing, answers: Standing) -> Standing:
+    """Return what both say together; refused calls count while connections are taken."""
+    if connection.ok is False:
+        return connection
+    if answers.ok is False:
+        return answers
+    return replace(connection, since=max((one.since for one in (connection, answers) if one.since), default=None))
+
+
+async def _connect(addresses: Sequence[str], port: int, seconds: float) -> None:
+    """Connect to the first address that takes it, within `seconds` in all; raise the first one's error."""
+    failure: Exception | None = None
+    for address in addresses:
+        try:
+            async with asyncio.timeout(seconds / len(addresses)):
+                _, writer = await asyncio.open_connection(address, port)
+        except OSError as error:  # TimeoutError is one
+            failure = failure or error
+        else:
+            writer.transport.abort()
+            return
+    assert failure is not None  # noqa: S101 - there was an address
+    raise failure
 
 
 def build_request(http: HttpTool, arguments: Mapping[str, Any]) -> tuple[str, str, Any]:

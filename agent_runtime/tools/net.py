@@ -23,6 +23,8 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 """Of one answer, event streams included: beyond it a server does not stop."""
 MOST_CONNECTIONS: Final = 64
 MOST_CAUSES: Final = 24
+MOST_ADDRESSES: Final = 4
+"""Of one host name, tried one after the other."""
 Headers = Callable[[], dict[str, str]]
 
 
@@ -48,7 +50,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         """Connect to the first address that may be used. Raises Unusable if none may."""
         addresses = await find_addresses(host, port, allow_private=self._allow_private)
         failure: Exception | None = None
-        for address in addresses[:4]:
+        for address in addresses[:MOST_ADDRESSES]:
             try:
                 return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:

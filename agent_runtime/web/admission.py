@@ -20,6 +20,8 @@ _LOG = get_logger("access")
 _USER: Final = USER_HEADER.lower().encode("ascii")
 NOTES_KEY: Final = "abide.notes"
 """Where routes leave in the ASGI scope what the record of an act is to say besides: a mapping."""
+ACT_KEY: Final = "abide.act"
+"""Where routes leave the right that an act took of which the path does not tell."""
 MOST_CHARS: Final = 500
 USER_CHARS: Final = 128
 
@@ -91,13 +93,24 @@ def note(scope: Scope, **facts: Any) -> None:
     scope[NOTES_KEY] = {**scope.get(NOTES_KEY, {}), **facts}
 
 
+def mark_act(scope: Scope, right: Right) -> None:
+    """Have the act under way recorded as one that took this right."""
+    scope[ACT_KEY] = right
+
+
+def act_of(scope: Scope) -> Right | None:
+    """Return the right whose use by this request is to be recorded, None where none is."""
+    found: Right | None = scope.get(ACT_KEY)
+    return found or audited_right(scope["method"], scope["path"])
+
+
 async def record(scope: Scope, context: RuntimeContext, status: int) -> None:
     """Write down an act that needed `approve` or `operate`, before its answer is sent: who, what, how it ended.
 
     An act is not undone because it could not be written down: then the log has it.
     """
     method, path = scope["method"], scope["path"]
-    right = audited_right(method, path)
+    right = act_of(scope)
     agent = agent_of(path)
     engine = context.engines.get(agent) if agent is not None else None
     if right is None or engine is None:

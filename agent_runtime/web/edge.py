@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agent_runtime.access.routes import audited_right
 from agent_runtime.context import RuntimeContext
-from agent_runtime.web.admission import admit, header, record
+from agent_runtime.web.admission import act_of, admit, header, record
 from agent_runtime.web.problems import ProblemDetails, ProblemError, from_error, internal, invalid, too_large
 
 BODY_SECONDS: Final = 30.0
@@ -38,7 +37,7 @@ class Edge:
 
         async def watched_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if admitted and audited_right(scope["method"], scope["path"]):
+                if admitted and act_of(scope):
                     await record(scope, context, message["status"])
                 started.append(message["status"])
             await send(message)

@@ -22,6 +22,7 @@ from agent_runtime.errors import NotFound
 from agent_runtime.memory.memories import AgentMemories
 from agent_runtime.memory.port import Memory
 from agent_runtime.web import render
+from agent_runtime.web.admission import mark_act
 from agent_runtime.web.openapi import documented
 from agent_runtime.web.params import (
     DEFAULT_USER,
@@ -33,7 +34,6 @@ from agent_runtime.web.params import (
     User,
     engine_of,
     invalid_field,
-    principal_of,
     read_model,
     require,
 )
@@ -96,7 +96,7 @@ async def add_memory(
     memories = _memories(request, namespace, name)
     body = await read_model(request, MemoryIn)
     if body.shared:
-        require(request, Right.OPERATE)
+        _operate(request)
     kept = await memories.keep(
         None if body.shared else user,
         body.content,
@@ -145,7 +145,7 @@ async def change_memory(
     changed = await memories.change(
         user,
         memory,
-        shared=await _may_change(request, memories, user, memory),
+        shared=await _is_shared(request, memories, user, memory),
         content=body.content,
         kind=body.type,
         importance=body.importance,
@@ -162,7 +162,7 @@ async def delete_memory(
 ) -> Response:
     """Delete a memory. Shared ones take the right to operate; those of the manifest come back at the next start."""
     memories = _memories(request, namespace, name)
-    if not await memories.delete(user, memory, shared=await _may_change(request, memories, user, memory)):
+    if not await memories.delete(user, memory, shared=await _is_shared(request, memories, user, memory)):
         raise NotFound("memory")
     return Response(status_code=204)
 
@@ -174,14 +174,19 @@ def _memories(request: Request, namespace: str, name: str) -> AgentMemories:
     return memories
 
 
-async def _may_change(request: Request, memories: AgentMemories, user: str, memory: UUID) -> bool:
-    """Return whether shared memories may be changed. Raises ProblemError, 403, where this is one and they may not."""
-    if Right.OPERATE in principal_of(request).rights:
-        return True
+async def _is_shared(request: Request, memories: AgentMemories, user: str, memory: UUID) -> bool:
+    """Return whether a memory is one of all users. Raises ProblemError, 403, where it is and may not be changed."""
     found = await memories.get(user, memory)
-    if found is not None and found.user is None:
-        require(request, Right.OPERATE)
-    return False
+    shared = found is not None and found.user is None
+    if shared:
+        _operate(request)
+    return shared
+
+
+def _operate(request: Request) -> None:
+    """Demand the right to operate, and have its use recorded."""
+    require(request, Right.OPERATE)
+    mark_act(request.scope, Right.OPERATE)
 
 
 def _out(memory: Memory) -> MemoryOut:

@@ -10,6 +10,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -87,15 +88,19 @@ class AgentKeys:
             return str(error)
 
     def _take(self, agent_id: UUID, rows: Rows, wrapping: WrappingKeys | str | None) -> None:
-        """Use these keys from now on. Raises StoreUnavailable if one cannot be unwrapped."""
+        """Use these keys from now on. Raises StoreUnavailable if one is not known and cannot be unwrapped."""
         try:
             keys = self._unwrap_all(agent_id, rows, wrapping)
         except StoreUnavailable as error:
-            self._broken[agent_id] = error
-            raise
+            # Wrapping keys that are wrong or not there yet take nothing from a process that holds all data keys.
+            held = self._secrets.get(agent_id, {})
+            if not rows or any(row["key_id"] not in held for row in rows):
+                self._broken[agent_id] = error
+                raise
+            keys = {row["key_id"]: held[row["key_id"]] for row in rows}
         self._broken.pop(agent_id, None)
         self._known.update(keys)
-        if not isinstance(wrapping, WrappingKeys):
+        if not keys and not isinstance(wrapping, WrappingKeys):
             self._codecs.pop(agent_id, None)
             return
         from agent_store.codec_aes import AesGcmCodec
@@ -147,19 +152,32 @@ class AgentKeys:
             now = asyncio.get_running_loop().time()
             if now - self._read_at < UNKNOWN_PAUSE:
                 return
-            self._read_at = now
             for agent_id in list(self._agents):
                 await self.reload(agent_id)
+            # Only now: whoever comes after a reading that failed reads for itself.
+            self._read_at = now
 
     async def reload(self, agent_id: UUID) -> None:
-        """Read the agent's keys again. Raises StoreUnavailable, also if one of them cannot be unwrapped."""
+        """Read the agent's keys again. Raises StoreUnavailable, also if a new one cannot be unwrapped."""
         rows = await self._db.run("list_keys", agent_id, point="reload_keys.1")
         self._take(agent_id, rows, self._read_folder())
+
+    async def look(self, agent_id: UUID) -> None:
+        """Read the agent's keys again, and use them if all of them can be unwrapped.
+
+        Nothing is broken by looking: keys that cannot be unwrapped matter when content under them is met.
+        """
+        rows = await self._db.run("list_keys", agent_id, point="reload_keys.1")
+        wrapping = self._read_folder()
+        with suppress(StoreUnavailable):
+            self._unwrap_all(agent_id, rows, wrapping)
+            self._take(agent_id, rows, wrapping)
 
     async def rotate(self, agent_id: UUID) -> None:
         """See agent_store.ports.KeyStore.rotate_key."""
         wrapping = self._read_folder()
         rows = await self._db.run("list_keys", agent_id, point="rotate_key.1")
+        self._unwrap_all(agent_id, rows, wrapping)
         self._take(agent_id, rows, wrapping)
         if not isinstance(wrapping, WrappingKeys):
             raise _mismatch("this runtime has no encryption keys; set ABIDE_ENCRYPTION_KEYS_DIR")
@@ -187,7 +205,7 @@ class PostgresKeys(Part):
     async def list_keys(self, agent_id: UUID) -> Sequence[DataKey]:
         """See agent_store.ports.KeyStore.list_keys."""
         # Another process may have rotated them without this one having met the new key.
-        await self._codecs.reload(agent_id)
+        await self._codecs.look(agent_id)
         rows = await self._db.run("list_keys", agent_id, point="list_keys.1")
         current = self._codecs.of(agent_id).key_id
         return [

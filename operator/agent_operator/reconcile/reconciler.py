@@ -191,9 +191,15 @@ class Reconciler:
             return replace(carried, writes=carried.writes + told)
         except Stalled as stalled:
             if stalled.reason is Reason.INVALID_SPEC:
-                return _Carried(Verdict(stalled.reason, stalled.message), recheck_in=REFUSED_PAUSE)
-            refusal = Refusal(stalled.reason, stalled.message)
-            return _Carried(verdict, refusal=refusal, recheck_in=REFUSED_PAUSE)
+                carried = _Carried(Verdict(stalled.reason, stalled.message), recheck_in=REFUSED_PAUSE)
+            else:
+                refusal = Refusal(stalled.reason, stalled.message)
+                carried = _Carried(verdict, refusal=refusal, recheck_in=REFUSED_PAUSE)
+        try:
+            held = await self._hold(key, uid, view, carried.verdict)
+        except Stalled:
+            return carried  # what was refused is refused again, and told already
+        return replace(carried, writes=held.writes)
 
     async def _hold(self, key: AgentKey, uid: str, view: SpecView, verdict: Verdict) -> _Carried:
         """Leave everything as it is, but let the user stop and start what runs."""

@@ -193,7 +193,7 @@ async def test_one_message_that_cannot_be_read_keeps_no_other_turn_from_going_on
     await scene.finish(newer, claims[spoilt.turn_id], "it could not be read")
 
 
-async def test_an_accept_repeated_after_its_turn_was_started_brings_the_merged_along(scene: Scene, owner: Owner) -> None:
+async def test_an_accept_repeated_after_its_turn_began_brings_the_merged_along(scene: Scene, owner: Owner) -> None:
     first = await scene.claim(owner, "one")
     turn = scene.turn("two")
     assert (await scene.store.accept(turn, owner)).claim is None

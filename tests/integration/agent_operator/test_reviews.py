@@ -147,6 +147,29 @@ async def test_without_the_rights_the_field_is_refused_with_the_remedy(
     assert await api.get(DEPLOYMENT, namespace, "agent-bot") is None
 
 
+@pytest.mark.parametrize("stop", [{"suspend": True}, {"replicas": 0}])
+async def test_without_the_rights_what_runs_can_be_stopped_and_started(
+    api: Api, namespace: str, operator: OperatorThread, stop: dict[str, Any]
+) -> None:
+    await api.make_agent(namespace)
+
+    async def scaled(replicas: int) -> None:
+        async def found() -> bool:
+            deployment = await api.get(DEPLOYMENT, namespace, "agent-bot")
+            return deployment is not None and deployment["spec"]["replicas"] == replicas
+
+        await eventually(found, what=f"a Deployment of {replicas}")
+
+    await scaled(1)
+    await api.edit(AGENT, namespace, "bot", {"spec": {"access": ASKING}})
+    await api.wait_condition(namespace, "Accepted", "False/InvalidSpec")
+    await api.edit(AGENT, namespace, "bot", {"spec": stop})
+    await scaled(0)
+    await api.edit(AGENT, namespace, "bot", {"spec": {"suspend": False, "replicas": 1}})
+    await scaled(1)
+    await api.wait_condition(namespace, "Accepted", "False/InvalidSpec")
+
+
 async def test_rbac_decides_what_holders_of_tokens_may_do(
     api: Api, control_plane: ControlPlane, namespace: str, reviewing: OperatorThread, tmp_path: Path
 ) -> None:

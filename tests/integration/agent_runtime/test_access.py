@@ -179,6 +179,30 @@ async def test_what_operators_do_is_written_down(
         assert "keeper-key" not in "".join(row["details"] + row["message"] for row in rows)
 
 
+async def test_changes_of_shared_memories_are_written_down_and_those_of_users_are_not(
+    postgres_url: str, database: Database, settings: dict[str, Any]
+) -> None:
+    agent = manifest("a", access=keys(), memories={"enabled": True})
+    async with serving(postgres_url, agent, **settings) as served:
+        keeper, talker = Caller(served, "keeper-key"), Caller(served, "talker-key")
+        shared = {"content": "we open at nine", "shared": True}
+        assert (await talker("POST", "/memories", "alice", shared)).status_code == 403
+        kept = await keeper("POST", "/memories", "alice", shared)
+        assert kept.status_code == 201
+        own = await keeper("POST", "/memories", "alice", {"content": "alice likes tea"})
+        for made in (kept.json()["id"], own.json()["id"]):
+            assert (await keeper("PATCH", f"/memories/{made}", "alice", {"content": "changed"})).status_code == 200
+        assert (await talker("DELETE", f"/memories/{kept.json()['id']}", "alice")).status_code == 403
+        assert (await keeper("DELETE", f"/memories/{kept.json()['id']}", "alice")).status_code == 204
+        rows = await database.rows(
+            "SELECT details->>'method' AS method, details->>'who' AS who, details->>'outcome' AS outcome"
+            " FROM abide.system_events WHERE agent_id = $1 AND event_type = 'access.operate' ORDER BY occurred_at",
+            agent_id("a"),
+        )
+        acts = [(method, "key:keeper", "done") for method in ("POST", "PATCH", "DELETE")]
+        assert [(row["method"], row["who"], row["outcome"]) for row in rows] == acts
+
+
 async def test_where_nobody_is_asked_only_a_limit_that_is_written_counts(postgres_url: str) -> None:
     async with serving(postgres_url, manifest("a"), manifest("b", limits={"requestsPerMinute": 2})) as served:
         answers = [(await served.talk("b").request("GET", "/sessions")).status_code for _ in range(3)]

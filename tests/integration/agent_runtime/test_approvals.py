@@ -111,6 +111,7 @@ async def test_a_waiting_turn_can_be_cancelled_and_its_session_goes_on(postgres_
         cancelled = await talk.request("POST", f"/turns/{turn['id']}/cancel")
         assert cancelled.status_code == 200, cancelled.text
         assert cancelled.json()["turn"]["status"] == "cancelled"
+        assert cancelled.json()["turn"]["usage"]["inputTokens"] > 0, "what was used before is not forgotten"
         problem_of(await decide(talk, turn), 409, "approval-not-waiting")
         await waiting_turn(talk)
         assert shop.count("wire") == 0

@@ -241,6 +241,44 @@ async def test_not_ready_until_init_has_succeeded(postgres_url: str, database: D
         assert await served.talk("a").say("hi") == "hi [1]"
 
 
+@pytest.mark.parametrize(
+    ("where", "step"), [("async def init", "init"), ("def __init__", "making an instance"), ("def tools", "tools")]
+)
+async def test_readiness_shows_what_failed_and_no_text_of_an_exception(write: Write, where: str, step: str) -> None:
+    name = write(f"""
+        class Mine(abide.Agent):
+            {where}(self):
+                raise ConnectionError("postgres://shop:hunter2@db refused")
+    """)
+    told: list[str] = []
+    services = code.RuntimeServices(
+        Agent.model_validate(manifest("a")),
+        None,
+        on_metric=lambda _type, _value: None,
+        on_error=lambda _type, message, _trace: told.append(message),
+    )
+    clock = SystemClock()
+    own = code.OwnCode(code.load_class(name), services, clock, lambda _type, message, _trace: told.append(message))
+
+    def load(instance: Any) -> None:
+        code.read_tools(instance)
+
+    beginning = asyncio.create_task(own.begin(load))
+    try:
+
+        async def failed() -> bool:
+            return bool(told)
+
+        await until(failed, "it failed")
+        shown = own.check().message
+        assert f"{step} failed with ConnectionError; the text is among the agent's errors: abide errors a; " in shown
+        assert "hunter2" not in shown
+        assert f"{step} raised ConnectionError: postgres://shop:hunter2@db refused" in told[0]
+    finally:
+        beginning.cancel()
+        await asyncio.gather(beginning, return_exceptions=True)
+
+
 async def test_a_function_that_is_no_tool_keeps_it_unready_and_says_why(write: Write) -> None:
     name = write("""
         class Mine(abide.Agent):

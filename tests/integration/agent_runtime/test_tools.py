@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent_runtime.tools import http_request, net
 from tests.integration.agent_runtime.harness import (
     Database,
     Serving,
@@ -260,6 +261,63 @@ async def test_a_service_that_is_away_is_told_and_comes_back_by_itself(postgres_
             metrics = (await served.http.get(f"{served.base}/metrics")).text
             called = 'abide_tool_calls_total{agent="a",agent_namespace="tests",outcome="ok",tool="order_status"} 1.0'
             assert called in metrics
+
+
+async def test_a_refusal_lasts_until_a_good_answer_or_other_headers(
+    postgres_url: str, secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_request, "WELL_SECONDS", 0.0)  # looks all the time, so that one could clear the refusal
+    (secrets / "shop").mkdir()
+    bearer = secrets / "shop" / "bearer"
+    bearer.write_text("Bearer old")
+    headers = [{"name": "Authorization", "secretKeyRef": {"name": "shop", "key": "bearer"}}]
+    looks: list[str] = []
+    status = 401
+
+    async def guarded(seen: Seen) -> Answer:
+        return answer_json({"path": seen.path}, status)
+
+    async def look(self: http_request.HttpToolset, real: Any = http_request.HttpToolset._look) -> None:
+        await real(self)
+        looks.append(self.check().message)
+
+    monkeypatch.setattr(http_request.HttpToolset, "_look", look)
+    async with http_service(guarded) as service:
+        entry = http_entry(f"{service.url}/orders/{{id}}", headersFrom=headers)
+        agent = manifest("a", calling("order_status", id="7"), tools=[entry])
+        async with serving(postgres_url, agent, secrets_dir=secrets) as served:
+            await until_tool(served, "order_status", True)
+            assert "answered 401" in await result_of(served.talk("a"), "refused")
+            seen = len(looks)
+
+            async def looked() -> bool:
+                return len(looks) >= seen + 2
+
+            await until(looked, "connections that are made")
+            assert looks[seen + 1 :] == ["answers 401"] * len(looks[seen + 1 :])
+            assert (await tools_of(served))["order_status"]["ok"] is False
+            status = 200
+            assert "/orders/7" in await result_of(served.talk("a"), "offered"), "a refused tool may be called"
+            assert (await tools_of(served))["order_status"]["ok"] is True
+            status = 403
+            await result_of(served.talk("a"), "refused-again")
+            assert (await until_tool(served, "order_status", False))["message"] == "answers 403"
+            bearer.write_text("Bearer new")
+            await until_tool(served, "order_status", True)
+
+
+async def test_a_look_tries_the_other_addresses_of_a_name(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service listens on 127.0.0.1 alone."""
+
+    async def both(host: str, port: int, *, allow_private: bool) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1"]
+
+    async with http_service(ok) as service:
+        entry = http_entry(f"http://localhost:{service.port}/orders/{{id}}")
+        agent = manifest("a", scripted("hello"), tools=[entry])
+        monkeypatch.setattr(net, "find_addresses", both)
+        async with serving(postgres_url, agent) as served:
+            await until_tool(served, "order_status", True)
 
 
 # ---- MCP
