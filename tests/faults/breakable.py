@@ -13,6 +13,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from agent_store.embedded import EmbeddedPostgres
 from agent_store.migrate import migrate
+
+BACK_SECONDS = 30.0
 
 
 class Outage(Enum):
@@ -39,8 +42,8 @@ class BreakablePostgres:
         self._held: list[int] = []
 
     def break_(self, outage: Outage) -> None:
-        """Make Postgres go away in this way, until mend()."""
-        postmaster = self.server.pid
+        """Make Postgres go away in this way, until mend(); it may still be on its way back from the last time."""
+        postmaster = self._wait_pid()
         if outage is Outage.FROZEN:
             # The parent first: it must not start another child behind our back.
             self._hold(postmaster)
@@ -55,6 +58,16 @@ class BreakablePostgres:
         while self._held:
             with suppress(ProcessLookupError):
                 os.kill(self._held.pop(), signal.SIGCONT)
+
+    def _wait_pid(self) -> int:
+        deadline = time.monotonic() + BACK_SECONDS
+        while True:
+            try:
+                return self.server.pid
+            except (FileNotFoundError, IndexError):  # not started yet, or its file is being written
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _hold(self, pid: int) -> None:
         with suppress(ProcessLookupError):
